@@ -1,0 +1,334 @@
+"""Messages to bytes and back, and the check that what leaves arrives unchanged.
+
+Channels' specification (Messages) allows byte strings, unicode strings, integers in the signed
+64-bit range, floats, lists, dicts with unicode keys, booleans and None; tuples arrive as lists. A
+value outside that is refused at the sender, by the path to it, instead of being turned silently
+into something else (msgspec would write a UUID, a Decimal or a datetime as a string). Subclasses
+of the allowed types, such as ``SafeString`` or a ``TextChoices`` member, travel as their base.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from . import exceptions
+
+__all__ = ["Body", "Codec", "Message", "Serializer", "register_serializer"]
+
+Message = dict[str, Any]
+
+#: Levels of lists and dicts inside a message: any receiver can decode it, however deep its stack.
+MAX_DEPTH = 64
+
+_STRINGS = frozenset({str})
+_SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
+_BASES = (str, bytes, int, float)
+
+
+class Serializer(Protocol):
+    """What a serializer class must offer; it is instantiated without arguments."""
+
+    def serialize(self, message: Message) -> bytes:
+        """Return the bytes of a message; raise anything if it has a value without a form."""
+
+    def deserialize(self, data: bytes) -> Message:
+        """Return the message; raise anything if the bytes are not one."""
+
+
+class MsgPackSerializer:
+    """msgpack, the default: everything that the specification allows."""
+
+    #: Values of these exact types need no closer look.
+    scalars = _SCALARS
+
+    def __init__(self) -> None:
+        self.serialize: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+        self.deserialize: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
+
+    def problem(self, value: object) -> str | None:
+        """Say why a scalar has no form here, if it has none."""
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return "the integer does not fit into 64 bits"
+        return None
+
+
+class JSONSerializer:
+    """JSON: readable on the wire, but without byte strings, NaN and infinities."""
+
+    scalars = _SCALARS - {bytes, float}
+
+    def __init__(self) -> None:
+        self.serialize: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+        self.deserialize: Callable[[bytes], Message] = msgspec.json.Decoder(Message).decode
+
+    def problem(self, value: object) -> str | None:
+        """Say why a scalar has no form here, if it has none."""
+        if isinstance(value, bytes):
+            return "JSON has no byte strings; use serializer_format 'msgpack'"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"JSON has no {value!r}; use serializer_format 'msgpack'"
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return "the integer does not fit into 64 bits"
+        return None
+
+
+_registry: dict[str, type[Serializer]] = {"msgpack": MsgPackSerializer, "json": JSONSerializer}
+
+
+def register_serializer(name: str, serializer: type[Serializer]) -> None:
+    """Make a serializer known, so that ``serializer_format`` can name it.
+
+    Args:
+        name: The value for ``serializer_format``. An earlier one of that name is replaced.
+        serializer: A class that takes no arguments and has ``serialize`` and ``deserialize``.
+
+    Raises:
+        ConfigurationError: It has not both methods.
+    """
+    _registry[name] = _require_serializer(serializer, name)
+
+
+def find_serializer(form: str | type[Serializer]) -> type[Serializer]:
+    """Return the class for a ``serializer_format``: a registered name, a dotted path or a class.
+
+    Raises:
+        ConfigurationError: There is none such; the nearest known name is given.
+    """
+    if not isinstance(form, str):
+        return _require_serializer(form, repr(form))
+    if form in _registry:
+        return _registry[form]
+    module, dot, attribute = form.rpartition(".")
+    if dot:
+        try:
+            return _require_serializer(getattr(importlib.import_module(module), attribute), form)
+        except (ImportError, AttributeError) as error:
+            raise exceptions.ConfigurationError(
+                problem=f"serializer_format {form!r} cannot be imported: {error}"
+            ) from error
+    near = difflib.get_close_matches(form, _registry, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(_registry)}"
+    raise exceptions.ConfigurationError(problem=f"serializer_format {form!r} is unknown{hint}")
+
+
+def _require_serializer(candidate: Any, name: str) -> type[Serializer]:
+    methods = ("serialize", "deserialize")
+    builtin = (MsgPackSerializer, JSONSerializer)
+    if candidate in builtin or all(callable(getattr(candidate, m, None)) for m in methods):
+        serializer: type[Serializer] = candidate
+        return serializer
+    raise exceptions.ConfigurationError(
+        problem=f"serializer {name} needs the methods serialize(message) and deserialize(data)"
+    )
+
+
+class Codec:
+    """Turns messages into bodies and back.
+
+    Args:
+        serializer: The class of the serializer.
+        keys: Secrets; the first encrypts, all decrypt. Without any, bodies travel in the clear
+            and encrypted ones are refused; with some, bodies in the clear are refused.
+
+    Raises:
+        ConfigurationError: Keys were given and ``cryptography`` is not installed.
+    """
+
+    def __init__(
+        self, serializer: type[Serializer] = MsgPackSerializer, keys: Sequence[str | bytes] = ()
+    ) -> None:
+        self._serializer = serializer()
+        self._checked = isinstance(self._serializer, (MsgPackSerializer, JSONSerializer))
+        self._scalars: frozenset[type] = getattr(self._serializer, "scalars", frozenset())
+        self._crypter = _make_crypter(keys) if keys else None
+        self.encrypts = self._crypter is not None
+
+    def encode(self, message: Message) -> bytes:
+        """Return the body for a message.
+
+        Raises:
+            EncodingError: The message is not a dict or holds a value that has no wire form.
+        """
+        if not isinstance(message, dict):
+            raise exceptions.EncodingError(
+                path="the top", problem=f"a message is a dict, not {type(message).__name__}"
+            )
+        try:
+            if self._checked and not self._is_flat(message):
+                message = self._conform(message, "message", 0)
+            data = self._serializer.serialize(message)
+        except exceptions.EncodingError:
+            raise
+        except Exception as error:  # a user's serializer may raise anything
+            self._blame(message)
+            raise exceptions.EncodingError(path="message", problem=str(error)) from error
+        return data if self._crypter is None else self._crypter.encrypt(data)
+
+    def decode(self, data: bytes, encrypted: bool) -> Message:
+        """Return the message in a body.
+
+        Raises:
+            DecodingError: It is not one, or the keys do not fit.
+        """
+        if encrypted is not self.encrypts:
+            raise exceptions.DecodingError(
+                problem="it is encrypted and no key is configured"
+                if encrypted
+                else "it is not encrypted and only encrypted messages are taken"
+            )
+        try:
+            if self._crypter is not None:
+                data = self._crypter.decrypt(data)
+            message = self._serializer.deserialize(data)
+        except Exception as error:  # a user's serializer may raise anything
+            problem = str(error) or f"no key fits ({type(error).__name__})"
+            raise exceptions.DecodingError(problem=problem) from error
+        if not isinstance(message, dict):
+            raise exceptions.DecodingError(problem=f"a {type(message).__name__}, not a dict")
+        return message
+
+    def _is_flat(self, message: Message) -> bool:
+        """Tell whether keys and values are all of plain types, at the speed of C."""
+        return self._scalars.issuperset(map(type, message.values())) and _STRINGS.issuperset(
+            map(type, message)
+        )
+
+    def _conform(self, value: Any, path: str, depth: int) -> Any:
+        """Return ``value`` in plain types only, or raise with the path to what has no form."""
+        kind = type(value)
+        if kind in self._scalars:
+            return value
+        if depth > MAX_DEPTH:
+            raise exceptions.EncodingError(path=path, problem=f"nested over {MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            return {
+                self._conform_key(key, path): self._conform(item, f"{path}[{key!r}]", depth + 1)
+                for key, item in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [
+                self._conform(item, f"{path}[{index}]", depth + 1)
+                for index, item in enumerate(value)
+            ]
+        return self._conform_scalar(value, path)
+
+    def _conform_scalar(self, value: Any, path: str) -> Any:
+        if isinstance(value, (bytearray, memoryview)):
+            value = bytes(value)
+        for base in _BASES:
+            if isinstance(value, base):
+                problem = self._serializer.problem(value)  # type: ignore[attr-defined]
+                if problem is None:
+                    # The base's own copy: a subclass may print itself quite differently.
+                    return base.__str__(value) if base is str else base(value)
+                raise exceptions.EncodingError(path=path, problem=problem)
+        name = type(value).__qualname__
+        raise exceptions.EncodingError(
+            path=path, problem=f"{name} has no form on the wire; convert it, for example with str()"
+        )
+
+    @staticmethod
+    def _conform_key(key: Any, path: str) -> str:
+        if isinstance(key, str):
+            return key if type(key) is str else str.__str__(key)
+        raise exceptions.EncodingError(
+            path=path, problem=f"the key {key!r} is {type(key).__name__}, keys are strings"
+        )
+
+    def _blame(self, value: Any, path: str = "message") -> None:
+        """After a failure: raise for the innermost value that fails on its own, if there is one."""
+        if isinstance(value, dict):
+            for key, item in value.items():
+                self._blame(item, f"{path}[{key!r}]")
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                self._blame(item, f"{path}[{index}]")
+        else:
+            try:
+                self._serializer.serialize({"": value})
+            except Exception as error:  # a user's serializer may raise anything
+                raise exceptions.EncodingError(path=path, problem=str(error)) from error
+
+
+def _make_crypter(keys: Sequence[str | bytes]) -> Any:
+    """Return a MultiFernet; the keys are hashed as channels_redis does, so they stay valid."""
+    try:
+        from cryptography.fernet import Fernet, MultiFernet
+    except ImportError as error:
+        raise exceptions.ConfigurationError(
+            problem="symmetric_encryption_keys needs cryptography: pip install channels_mpx[crypto]"
+        ) from error
+    raw = [key.encode() if isinstance(key, str) else key for key in keys]
+    return MultiFernet(
+        [Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest())) for key in raw]
+    )
+
+
+class Body:
+    """One message as it came, shared by the mailboxes of all that it is for.
+
+    It is decoded when the first of them opens it. If all its values are scalars that happens
+    once and the others get shallow copies; otherwise it is decoded for each, so that no consumer
+    sees what another does with its message.
+
+    Args:
+        codec: Decodes it.
+        payload: What arrived.
+        start: Where the body begins in ``payload``.
+        encrypted: Whether it is encrypted.
+        arrived: When, in seconds of a monotonic clock; unread for too long, it expires.
+    """
+
+    __slots__ = ("_codec", "_encrypted", "_failure", "_flat", "_payload", "_start", "arrived", "size")
+
+    def __init__(
+        self, codec: Codec, payload: bytes, start: int, encrypted: bool, arrived: float
+    ) -> None:
+        self._codec = codec
+        self._payload = payload
+        self._start = start
+        self._encrypted = encrypted
+        self._flat: Message | None = None
+        self._failure: exceptions.DecodingError | None = None
+        self.arrived = arrived
+        self.size = len(payload)
+
+    @classmethod
+    def made(cls, codec: Codec, message: Message, arrived: float) -> Body:
+        """Return a body that was never on the wire; all values of ``message`` are scalars."""
+        body = cls(codec, b"", 0, False, arrived)
+        body._flat = message
+        return body
+
+    @property
+    def is_known_bad(self) -> bool:
+        """Whether somebody has tried to open it in vain."""
+        return self._failure is not None
+
+    def open(self) -> Message:
+        """Return the message, a dict of the caller's own.
+
+        Raises:
+            DecodingError: It is not one; it is so for every receiver.
+        """
+        if self._flat is not None:
+            return self._flat.copy()
+        if self._failure is not None:
+            raise self._failure
+        try:
+            message = self._codec.decode(self._payload[self._start :], self._encrypted)
+        except exceptions.DecodingError as error:
+            self._failure = error
+            raise
+        if _SCALARS.issuperset(map(type, message.values())):
+            self._flat = message
+            return message.copy()
+        return message

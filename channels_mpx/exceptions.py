@@ -1,0 +1,183 @@
+"""Every error of channels_mpx, one tree.
+
+    MPXError
+    ├── ConfigurationError (ValueError)          the settings are wrong
+    ├── InvalidName (ValueError)                 a name cannot be used
+    │   └── ReservedName                         it lies under the layer's own prefix
+    ├── ChannelError                             a channel cannot do what was asked
+    │   ├── UnknownChannel                       nobody made it, or its consumer is gone
+    │   ├── ForeignChannel                       it belongs to another process
+    │   ├── MembershipFailed                     its owner could not do what it was asked to
+    │   └── NotAGroupMember                      a worker channel cannot join a group
+    ├── MessageError                             a message cannot travel
+    │   ├── EncodingError (TypeError)            the sender's doing: a value has no wire form
+    │   └── DecodingError (ValueError)           the wire's doing: bytes are not a message
+    ├── LinkError (ConnectionError)              Redis could not be spoken to
+    │   ├── LinkRefused                          Redis answers, and does not want us as we are
+    │   ├── LinkUnavailable (TimeoutError)       no link before the deadline; nothing was sent
+    │   ├── NotConfirmed (TimeoutError)          no answer before the deadline
+    │   ├── LinkLost                             lost while waiting; it may have been carried out
+    │   ├── Desync                               Redis answered what nobody asked
+    │   └── CommandRefused                       Redis answered with an error
+    ├── ClosedError                              the object was closed
+    │   └── SubscriptionIsClosed
+    ├── InactiveSubscription                     Redis has not confirmed the subscription
+    └── SyncCallFromAsync (RuntimeError)         ``layer.sync`` used on a running event loop
+
+The text of an error is the docstring of its class, filled with its attributes: the reference
+page, the traceback and the source say the same sentence. No text ever holds a password.
+"""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+
+__all__ = [
+    "ChannelError",
+    "ClosedError",
+    "CommandRefused",
+    "ConfigurationError",
+    "DecodingError",
+    "Desync",
+    "EncodingError",
+    "ForeignChannel",
+    "InactiveSubscription",
+    "InvalidName",
+    "LinkError",
+    "LinkLost",
+    "LinkRefused",
+    "LinkUnavailable",
+    "MPXError",
+    "MembershipFailed",
+    "MessageError",
+    "NotAGroupMember",
+    "NotConfirmed",
+    "ReservedName",
+    "SubscriptionIsClosed",
+    "SyncCallFromAsync",
+    "UnknownChannel",
+]
+
+
+class MPXError(Exception):
+    """Something in channels_mpx went wrong."""
+
+    def __init__(self, **attributes: object) -> None:
+        super().__init__(*attributes.values())
+        self._names = tuple(attributes)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        text = " ".join(cleandoc(type(self).__doc__ or "").split())
+        return text.format(**{name: getattr(self, name) for name in self._names})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), {name: getattr(self, name) for name in self._names})
+
+
+def _rebuild(kind: type[MPXError], attributes: dict[str, object]) -> MPXError:
+    """Make an error again from what ``pickle`` and ``copy`` carried."""
+    return kind(**attributes)
+
+
+class ConfigurationError(MPXError, ValueError):
+    """channels_mpx is configured wrongly: {problem}"""
+
+
+class InvalidName(MPXError, ValueError):
+    """{name!r} is not a name that can be used here: {problem}"""
+
+
+class ReservedName(InvalidName):
+    """{name!r} lies under the layer's own prefix {prefix!r}; choose a name outside it."""
+
+
+class ChannelError(MPXError):
+    """The channel {channel!r} cannot do that."""
+
+
+class UnknownChannel(ChannelError):
+    """No consumer owns the channel {channel!r}: it was never made here, or its consumer is gone."""
+
+
+class ForeignChannel(ChannelError):
+    """The channel {channel!r} belongs to another process; only its own process can receive from
+    it. Call receive() with a name that new_channel() returned in this process."""
+
+
+class MembershipFailed(ChannelError):
+    """The process that owns the channel {channel!r} could not do it: {text}"""
+
+
+class NotAGroupMember(ChannelError):
+    """The worker channel {channel!r} cannot be in a group: its messages go to exactly one reader.
+    Let the consumer that the message is for join the group with its own channel_name, or send to
+    the worker channel directly with send()."""
+
+
+class MessageError(MPXError):
+    """A message cannot travel."""
+
+
+class EncodingError(MessageError, TypeError):
+    """The message cannot be encoded at {path}: {problem}"""
+
+
+class DecodingError(MessageError, ValueError):
+    """What arrived is not a message: {problem}"""
+
+
+class LinkError(MPXError, ConnectionError):
+    """Redis at {address} could not be spoken to."""
+
+
+class LinkRefused(LinkError):
+    """Redis at {address} does not accept this process: {reason}"""
+
+
+class NotConfirmed(LinkError, TimeoutError):
+    """Redis at {address} has not confirmed {what} within {seconds} s."""
+
+
+class LinkUnavailable(LinkError, TimeoutError):
+    """No link to Redis at {address} within {seconds} s, nothing was sent. Last reason: {reason}"""
+
+
+class LinkLost(LinkError):
+    """The link to Redis at {address} was lost while waiting for an answer ({reason}); what was
+    asked may or may not have been carried out."""
+
+
+class Desync(LinkError):
+    """Redis at {address} answered what nobody asked: {problem}"""
+
+
+class CommandRefused(LinkError):
+    """Redis at {address} refused {command}: {text}"""
+
+    address: str
+    command: str
+    text: str
+
+    @property
+    def code(self) -> str:
+        """The first word of Redis's error: ``NOPERM``, ``READONLY``, ``OOM``, ``ERR``, …"""
+        return self.text.partition(" ")[0]
+
+
+class ClosedError(MPXError):
+    """{what} is closed."""
+
+
+class SubscriptionIsClosed(ClosedError):
+    """The subscription {what} is closed; make a new one."""
+
+
+class InactiveSubscription(MPXError):
+    """Redis has not confirmed the subscription to {name!r} yet: wait for its activation."""
+
+
+class SyncCallFromAsync(MPXError, RuntimeError):
+    """layer.sync.{verb}() was called on a thread that runs an event loop and would block it;
+    write "await layer.{verb}(…)" here."""

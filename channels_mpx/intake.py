@@ -1,0 +1,72 @@
+"""What arrives under the layer's prefix: the header is read, and what is no message is counted.
+
+Anybody who may publish to Redis can publish garbage there. It never raises into the reader and
+never reaches a consumer: it is counted, and logged once per episode.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from . import envelope, exceptions
+from .codec import Body, Codec, Message
+from .mailbox import Tally
+
+__all__ = ["Intake"]
+
+logger = logging.getLogger("channels_mpx.layer")
+
+#: Seconds without garbage after which the next piece begins a new episode.
+EPISODE = 60.0
+
+
+class Intake:
+    """Reads envelopes and bodies for the inbox, the groups and the worker queues.
+
+    Args:
+        codec: Decodes bodies.
+        tally: The layer's counters.
+    """
+
+    def __init__(self, codec: Codec, tally: Tally) -> None:
+        self.codec = codec
+        self.tally = tally
+        self._last_garbage = -EPISODE
+
+    def unwrap(self, payload: bytes, channel: bytes) -> envelope.Envelope | None:
+        """Return the header of what came on ``channel``; None if it is garbage."""
+        try:
+            return envelope.unwrap(payload)
+        except exceptions.DecodingError as error:
+            self.reject(channel.decode("utf-8", "backslashreplace"), error)
+            return None
+
+    def reject_form(self, header: envelope.Envelope, channel: bytes) -> None:
+        """Count a well-formed envelope that came where its form does not belong."""
+        self.reject(
+            channel.decode("utf-8", "backslashreplace"),
+            exceptions.DecodingError(problem=f"an envelope of form {header.form.name} there"),
+        )
+
+    def body(self, payload: bytes, header: envelope.Envelope) -> Body:
+        """Return what mailboxes share, not decoded yet."""
+        return Body(self.codec, payload, header.body, header.encrypted, time.monotonic())
+
+    def open(self, body: Body, channel: str) -> Message | None:
+        """Decode for one receiver; None if it is garbage, which counts once for all receivers."""
+        is_known_bad = body.is_known_bad
+        try:
+            return body.open()
+        except exceptions.DecodingError as error:
+            if not is_known_bad:
+                self.reject(channel, error)
+            return None
+
+    def reject(self, channel: str, error: Exception) -> None:
+        """Count a piece of garbage, and log it if it is the first for a while."""
+        self.tally.malformed += 1
+        now = time.monotonic()
+        if now - self._last_garbage >= EPISODE:
+            logger.warning("! dropped what came for %s: %s", channel, error)
+        self._last_garbage = now

@@ -1,0 +1,477 @@
+"""The channel layer: Channels' specification in terms of the floors below.
+
+Every verb checks its arguments and encodes its message where it is called, and then does the rest
+at home (see `loops`), which costs nothing when the caller is there already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import BaseChannelLayer
+
+from . import envelope, exceptions
+from .codec import Body, Codec, Message, find_serializer
+from .envelope import Form
+from .groups import Groups
+from .hub import Hub
+from .inbox import DirectMailbox, Inbox
+from .intake import Intake
+from .mailbox import Mailbox, Tally
+from .names import parse_direct
+from .options import Options
+from .statistics import LayerStatistics
+from .workers import Workers
+
+__all__ = ["MultiplexedChannelLayer", "SyncVerbs"]
+
+logger = logging.getLogger("channels_mpx.layer")
+
+Verb = Callable[..., Awaitable[Any]]
+Prepared = tuple[Verb, tuple[Any, ...]]
+
+#: Names whose check and whose place in Redis are remembered.
+REMEMBERED_NAMES = 4096
+
+
+class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+    """A channel layer in which one process holds one connection to Redis.
+
+    It is configured by the ``CONFIG`` of ``CHANNEL_LAYERS``; see `Options` for every name, its
+    meaning and its default. Nothing is connected before the first verb.
+
+    Promises (Channels' specification, Channel Semantics):
+
+    * a message is delivered at most once; a verb that raises `LinkLost` may have succeeded;
+    * a direct channel and a worker channel give messages in the order in which one sender sent
+      them; the members of a group in one process all see one order;
+    * what does not fit into a consumer's mailbox is dropped, counted and logged;
+    * cancelling a verb loses neither a message nor a channel.
+
+    Every verb may be awaited on any event loop of the process, raises `LinkError` if Redis does
+    not do its part within ``timeout`` seconds, and raises ``TypeError`` for names that Channels
+    does not allow. For code without an event loop there is `sync`.
+
+    Raises:
+        ConfigurationError: The settings are wrong.
+    """
+
+    extensions = ("groups", "flush")
+    ChannelFull = ChannelFull
+    MessageTooLarge = MessageTooLarge
+
+    def __init__(self, **config: Any) -> None:
+        self.options = options = Options.parse(config)
+        super().__init__(options.expiry, options.capacity)
+        self.channel_capacity = self.compile_capacities(options.channel_capacity)
+        self.group_expiry = options.group_expiry
+        #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
+        self.sync = SyncVerbs(self)
+        self._codec = Codec(
+            find_serializer(options.serializer_format), options.symmetric_encryption_keys
+        )
+        self._hub = Hub(options, _project_name())
+        self._hub.after_fork = self._begin
+        self._hub.vacated = self._loop_ended
+        self._hub.gap_opened = self._gap_opened
+        self._hub.gap_closed = self._gap_closed
+        self._hub.tick = self._reap
+        self._hub.tick_interval = options.expiry / 4
+        self._group_channel = functools.lru_cache(REMEMBERED_NAMES)(self._check_group)
+        self._address = functools.lru_cache(REMEMBERED_NAMES)(self._check_channel)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._hub.address} {self._hub.state}>"
+
+    def _begin(self) -> None:
+        """Set the state of a process in which nothing has happened yet."""
+        self._tally = Tally()
+        self._intake = Intake(self._codec, self._tally)
+        self._groups = Groups(self._hub, self._intake)
+        self._inbox = Inbox(self._hub, self._intake, self._make_direct_mailbox)
+        self._workers = Workers(self._hub, self._intake, self._make_mailbox)
+        self._inbox.dropped = self._groups.discard_all
+        self._inbox.went_dormant = self._groups.suspend
+        self._inbox.handlers = {"group_add": self._add_asked, "group_discard": self._discard_asked}
+
+    # Sending
+
+    async def send(self, channel: str, message: Message) -> None:
+        """Send a message to one channel, direct or worker.
+
+        Returns when Redis has taken the message. Whether somebody reads it is not known.
+
+        Raises:
+            ChannelFull: ``capacity`` messages wait there already. For a direct channel only a
+                sender in its own process can know; elsewhere the message is dropped and counted.
+            MessageTooLarge: It is over ``max_message_size``; nothing was sent.
+            EncodingError: It holds something that cannot travel; nothing was sent.
+        """
+        verb, args = self._prepare_send(channel, message)
+        await (verb(*args) if self._hub.is_here else self._hub.call(verb, *args))
+
+    async def group_send(self, group: str, message: Message) -> None:
+        """Send a message to every member of a group, in all processes.
+
+        Returns when Redis has taken the message. Never raises ``ChannelFull``.
+
+        Raises:
+            MessageTooLarge: It is over ``max_message_size``; nothing was sent.
+            EncodingError: It holds something that cannot travel; nothing was sent.
+        """
+        verb, args = self._prepare_group_send(group, message)
+        await (verb(*args) if self._hub.is_here else self._hub.call(verb, *args))
+
+    # Receiving
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """Return the name of a new direct channel of this process.
+
+        Only the first one of a process waits, for the connection. The channel lives as long as
+        the returned string does: keep that very object for as long as the consumer lives.
+
+        Args:
+            prefix: The beginning of the name.
+        """
+        self.require_valid_channel_name(f"{prefix}{self._hub.process}!0000000000")
+        loop = asyncio.get_running_loop()
+        return await self._hub.call(self._inbox.open, prefix, loop, receiving=True)
+
+    async def receive(self, channel: str) -> Message:
+        """Return the next message of a channel, waiting for it.
+
+        Several may wait on one channel; each message goes to one of them.
+
+        Args:
+            channel: A direct channel of this process, or a worker channel.
+
+        Raises:
+            ForeignChannel: It is a direct channel of another process.
+            UnknownChannel: It is a direct channel that does not exist.
+            ClosedError: The layer was closed while waiting.
+        """
+        mailbox = self._inbox.mailboxes.get(channel) if isinstance(channel, str) else None
+        if mailbox is None:
+            return await self._receive_job(channel)
+        if mailbox.is_dormant:
+            await self._hub.call(self._wake, mailbox, receiving=True)
+        while True:
+            body = mailbox.take() or await mailbox.get()
+            assert isinstance(body, Body)
+            message = self._intake.open(body, channel)
+            if message is not None:
+                return message
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Make a direct channel a member of a group.
+
+        Returns when Redis has confirmed that this process (or the channel's own) receives the
+        group's messages: what is sent afterwards arrives. If this raises, or is cancelled, the
+        channel is not a member. Adding a member again changes nothing.
+
+        Raises:
+            UnknownChannel: The channel's consumer, or its process, is gone.
+            NotAGroupMember: It is a worker channel.
+            CommandRefused: Redis does not allow the group's channel to this user.
+        """
+        verb, args = self._prepare_membership("group_add", group, channel)
+        await self._hub.call(verb, *args)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """End a membership. Nothing happens if there is none, or if the channel is gone.
+
+        Returns when nothing is delivered through it any more.
+        """
+        verb, args = self._prepare_membership("group_discard", group, channel)
+        await self._hub.call(verb, *args)
+
+    # Life
+
+    async def flush(self) -> None:
+        """Delete all worker queues under the prefix and everything local, and close.
+
+        Memberships end and waiting messages are dropped. Consumers keep their channels, and the
+        layer can be used as before.
+        """
+        await self._hub.call(self._flush)
+        await self._hub.aclose()
+        if self._is_awaited:
+            self._hub.residence.home(receiving=True)
+
+    async def aclose(self) -> None:
+        """Close the connection, and end every channel of this process.
+
+        Replies that are under way get a second to arrive. Whoever waits in `receive` gets
+        `ClosedError`. Idempotent; the next verb connects again. Without it nothing leaks: the
+        connection ends with the event loop or the process.
+        """
+        if self._hub.state != "idle":
+            await self._hub.call(self._drop_all)
+            await self._hub.aclose()
+
+    async def close(self) -> None:
+        """See `aclose`."""
+        await self.aclose()
+
+    def statistics(self) -> LayerStatistics:
+        """Return what the layer does in this process; cheap enough for once a second."""
+        mailboxes = tuple(self._inbox.mailboxes.values())
+        deepest = max(mailboxes, key=len, default=None)
+        tally = self._tally
+        return LayerStatistics(
+            connection=self._hub.statistics(),
+            channels=len(mailboxes),
+            groups=len(self._groups),
+            waiting=sum(map(len, mailboxes)),
+            deepest=(deepest.name, len(deepest)) if deepest else None,
+            delivered=tally.delivered,
+            dropped={
+                "full": tally.full,
+                "expired": tally.expired,
+                "malformed": tally.malformed,
+                "unknown": tally.unknown,
+            },
+        )
+
+    # What a verb needs, checked and encoded where it was called
+
+    def _prepare_send(self, channel: str, message: Message) -> Prepared:
+        process, local = self._find_address(channel)
+        if local is None:
+            payload = self._wrap(Form.WORKER, message)
+            return self._push, (channel, payload)
+        if process == self._hub.process:
+            mailbox = self._inbox.mailboxes.get(channel)
+            if mailbox is not None and mailbox.is_full:
+                raise ChannelFull(channel)
+        payload = self._wrap(Form.DIRECT, message, local)
+        return self._hub.publish, (self._hub.names.inbox(process), payload)
+
+    def _prepare_group_send(self, group: str, message: Message) -> Prepared:
+        return self._hub.publish, (self._find_group(group), self._wrap(Form.GROUP, message))
+
+    def _prepare_membership(self, verb: str, group: str, channel: str) -> Prepared:
+        self._find_group(group)
+        process, local = self._find_address(channel)
+        if local is None:
+            raise exceptions.NotAGroupMember(channel=channel)
+        if process != self._hub.process:
+            if verb == "group_add":
+                return self._ask_to_add, (channel, process, group)
+            return self._ask_to_discard, (channel, process, group)
+        if verb == "group_add":
+            return self._add, (group, channel)
+        return self._discard, (group, channel)
+
+    def _wrap(self, form: Form, message: Message, local: bytes | None = None) -> bytes:
+        codec = self._codec
+        payload = envelope.wrap(form, codec.encode(message), codec.encrypts, local)
+        if len(payload) > self.options.max_message_size:
+            raise MessageTooLarge(
+                f"the message is {len(payload)} bytes with its envelope, "
+                f"max_message_size is {self.options.max_message_size}"
+            )
+        return payload
+
+    def _find_group(self, group: str) -> bytes:
+        try:
+            return self._group_channel(group)
+        except TypeError:
+            return self._check_group(group)  # not hashable, or not valid: say which
+
+    def _find_address(self, channel: str) -> tuple[str, bytes | None]:
+        try:
+            return self._address(channel)
+        except TypeError:
+            return self._check_channel(channel)
+
+    def _check_group(self, group: str) -> bytes:
+        self.require_valid_group_name(group)
+        return self._hub.names.group(group)
+
+    def _check_channel(self, channel: str) -> tuple[str, bytes | None]:
+        """Return the process and the local part of a channel; no local part: a worker channel."""
+        self.require_valid_channel_name(channel)
+        return parse_direct(channel) or ("", None)
+
+    # The rest of a verb, at home
+
+    async def _push(self, channel: str, payload: bytes) -> None:
+        capacity = self.get_capacity(channel)
+        if not await self._workers.push(channel, payload, capacity, self.expiry):
+            raise ChannelFull(channel)
+
+    async def _add(self, group: str, channel: str) -> None:
+        mailbox = self._inbox.find(channel)
+        await self._groups.add(group, mailbox)
+
+    async def _discard(self, group: str, channel: str) -> None:
+        mailbox = self._inbox.mailboxes.get(channel)
+        if mailbox is not None:
+            self._groups.discard(group, mailbox)
+
+    async def _ask_to_add(self, channel: str, process: str, group: str) -> None:
+        await self._inbox.ask(channel, process, "group_add", group=group)
+
+    async def _ask_to_discard(self, channel: str, process: str, group: str) -> None:
+        try:
+            await self._inbox.ask(channel, process, "group_discard", group=group)
+        except exceptions.UnknownChannel:
+            return  # and with it its memberships
+
+    async def _add_asked(self, message: Message) -> None:
+        self.require_valid_group_name(message["group"])
+        await self._add(message["group"], message["channel"])
+
+    async def _discard_asked(self, message: Message) -> None:
+        await self._discard(message["group"], message["channel"])
+
+    async def _wake(self, mailbox: DirectMailbox) -> None:
+        mailbox.is_dormant = False
+        mailbox.last_read = time.monotonic()
+        await self._groups.resume(mailbox)
+
+    async def _flush(self) -> None:
+        self._groups.clear()
+        self._inbox.clear()
+        hub, cursor = self._hub, b"0"
+        while True:
+            cursor, keys = await hub.command(
+                b"SCAN", cursor, b"MATCH", hub.names.queues_pattern(), b"COUNT", 1000
+            )
+            if keys:
+                await hub.command(b"UNLINK", *keys)
+            if cursor == b"0":
+                return
+
+    async def _drop_all(self) -> None:
+        error = exceptions.ClosedError(what="The channel layer")
+        self._inbox.drop_all(error)
+        self._workers.drop_all(error)
+
+    async def _receive_job(self, channel: str) -> Message:
+        """Receive from a worker channel, or say why this name cannot be received from."""
+        process, local = self._find_address(channel)
+        if local is not None:
+            if process == self._hub.process:
+                raise exceptions.UnknownChannel(channel=channel)
+            raise exceptions.ForeignChannel(channel=channel)
+        while True:
+            queue = await self._hub.call(self._workers.demand, channel, receiving=True)
+            try:
+                job = await queue.mailbox.get()
+            except asyncio.CancelledError:
+                await asyncio.shield(self._hub.call(self._workers.withdraw, queue))
+                raise
+            message = self._workers.open(job, channel)
+            if message is not None:
+                return message
+
+    # Called by the floors below, at home
+
+    def _make_direct_mailbox(self, channel: str) -> DirectMailbox:
+        return DirectMailbox(
+            channel,
+            self.get_capacity(channel),
+            self.options.channel_max_bytes,
+            self.expiry,
+            self._tally,
+            self,
+        )
+
+    def _make_mailbox(self, channel: str) -> Mailbox:
+        """Make the mailbox behind a worker channel; Redis keeps the bounds of its queue."""
+        return Mailbox(channel, 2**31, 2**62, self.expiry, self._tally, self)
+
+    def overflowed(self, mailbox: Mailbox) -> None:
+        """See `Observer.overflowed`."""
+        logger.warning(
+            "! %s is full (%d messages): dropping what comes until its consumer has caught up",
+            mailbox.name,
+            len(mailbox),
+        )
+
+    def relieved(self, mailbox: Mailbox, dropped: int) -> None:
+        """See `Observer.relieved`."""
+        logger.warning("= %s has caught up; %d messages were dropped", mailbox.name, dropped)
+
+    def _reap(self) -> None:
+        self._inbox.reap(self.expiry)
+        self._workers.reap(self.expiry)
+
+    def _loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
+        self._inbox.forget_loop(loop)
+        return self._is_awaited
+
+    @property
+    def _is_awaited(self) -> bool:
+        mailboxes = self._inbox.mailboxes.values()
+        return any(m.is_awaited for m in mailboxes) or self._workers.is_awaited
+
+    def _gap_opened(self, reason: str) -> None:
+        if self.options.on_disconnect is not None:
+            self._tell_all({"type": self.options.on_disconnect, "reason": reason})
+
+    def _gap_closed(self, seconds: float) -> None:
+        if self.options.on_reconnect is not None:
+            self._tell_all({"type": self.options.on_reconnect, "seconds": seconds})
+
+    def _tell_all(self, message: Message) -> None:
+        self._inbox.put_to_all(Body.made(self._codec, message, time.monotonic()))
+
+
+class SyncVerbs:
+    """The sending verbs for code that has no event loop: threads, WSGI, Celery, commands.
+
+    They block until Redis has answered and raise what the awaitable verbs raise. All threads of
+    the process share its one connection.
+
+    Args:
+        layer: Whose verbs.
+    """
+
+    def __init__(self, layer: MultiplexedChannelLayer) -> None:
+        self._layer = layer
+
+    def send(self, channel: str, message: Message) -> None:
+        """See `MultiplexedChannelLayer.send`."""
+        self._call("send", *self._layer._prepare_send(channel, message))
+
+    def group_send(self, group: str, message: Message) -> None:
+        """See `MultiplexedChannelLayer.group_send`."""
+        self._call("group_send", *self._layer._prepare_group_send(group, message))
+
+    def group_add(self, group: str, channel: str) -> None:
+        """See `MultiplexedChannelLayer.group_add`."""
+        self._call("group_add", *self._layer._prepare_membership("group_add", group, channel))
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """See `MultiplexedChannelLayer.group_discard`."""
+        prepared = self._layer._prepare_membership("group_discard", group, channel)
+        self._call("group_discard", *prepared)
+
+    def close(self) -> None:
+        """Close the connection; the next verb connects again."""
+        self._layer._hub.close()
+
+    def _call(self, name: str, verb: Verb, args: tuple[Any, ...]) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise exceptions.SyncCallFromAsync(verb=name)
+        self._layer._hub.call_sync(verb, *args)
+
+
+def _project_name() -> str:
+    """Return the name of the Django project, for people who look at CLIENT LIST."""
+    module = os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    return re.sub(r"[^!-~]", "", module.partition(".")[0]) or "python"

@@ -1,0 +1,19 @@
+-- Put one message at the end of a worker channel's queue and ring its bell.
+-- KEYS[1] the queue
+-- ARGV    the bell, the message, how many may wait, milliseconds that one may wait
+-- Returns how many processes heard the bell, or -1 if the queue is full.
+--
+-- An entry is its deadline, 13 digits of milliseconds since 1970 on Redis's clock, and the message.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local head = redis.call('LINDEX', KEYS[1], 0)
+while head and tonumber(string.sub(head, 1, 13)) < now do
+  redis.call('LPOP', KEYS[1])
+  head = redis.call('LINDEX', KEYS[1], 0)
+end
+if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[3]) then
+  return -1
+end
+redis.call('RPUSH', KEYS[1], string.format('%013.0f', now + ARGV[4]) .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return redis.call('PUBLISH', ARGV[1], '')

@@ -1,0 +1,241 @@
+"""One consumer's bounded queue of undecoded messages.
+
+Messages are put on the multiplexer's loop and taken on the consumer's; the two may be the same,
+and may be in different threads. ``put`` never waits: what does not fit is dropped, counted and
+reported once per episode. An episode ends when the consumer has taken everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Protocol
+
+__all__ = ["Item", "Mailbox", "Observer", "Tally"]
+
+
+class Item(Protocol):
+    """What a mailbox holds: its size in bytes and its arrival in seconds of `time.monotonic`."""
+
+    size: int
+    arrived: float
+
+
+class Observer(Protocol):
+    """Whoever wants to know about a mailbox that overflows."""
+
+    def overflowed(self, mailbox: Mailbox) -> None:
+        """An episode begins: the first message was dropped."""
+
+    def relieved(self, mailbox: Mailbox, dropped: int) -> None:
+        """The episode is over; so many messages were dropped in it."""
+
+
+class Tally:
+    """What became of the messages of one layer."""
+
+    __slots__ = ("delivered", "expired", "full", "malformed", "unknown")
+
+    def __init__(self) -> None:
+        #: Taken by a consumer.
+        self.delivered = 0
+        #: Dropped because nobody took it in time.
+        self.expired = 0
+        #: Dropped because the mailbox was full.
+        self.full = 0
+        #: Dropped because it was no message.
+        self.malformed = 0
+        #: Dropped because its channel is gone.
+        self.unknown = 0
+
+
+class Mailbox:
+    """A first-in-first-out queue with two bounds and an expiry.
+
+    Args:
+        name: The channel, for people.
+        capacity: The most messages that wait.
+        max_bytes: The most bytes that wait; one message always fits into an empty mailbox.
+        expiry: Seconds after which a message that waits is dropped.
+        tally: Where drops and deliveries are counted as well.
+        observer: Told when an episode of drops begins and ends.
+
+    Attributes:
+        dropped: Messages refused because the mailbox was full.
+        last_read: When somebody last took or waited, in seconds of `time.monotonic`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_closed_by",
+        "_items",
+        "_observer",
+        "_overflow",
+        "_tally",
+        "_waiters",
+        "bytes_in",
+        "bytes_out",
+        "capacity",
+        "dropped",
+        "expiry",
+        "last_read",
+        "max_bytes",
+        "name",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int,
+        max_bytes: int,
+        expiry: float,
+        tally: Tally,
+        observer: Observer,
+    ) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.max_bytes = max_bytes
+        self.expiry = expiry
+        self.dropped = 0
+        self.last_read = time.monotonic()
+        # Each of the two is written by one thread only, so no lock guards their difference.
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._tally = tally
+        self._observer = observer
+        self._overflow = 0
+        # An idle consumer has no queue: an empty deque is 600 bytes.
+        self._items: deque[Item] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._closed_by: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<Mailbox {self.name} {len(self)}/{self.capacity} dropped={self.dropped}>"
+
+    def __len__(self) -> int:
+        return len(self._items) if self._items else 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next message would be dropped."""
+        return len(self) >= self.capacity
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits in `get`."""
+        return bool(self._waiters)
+
+    def put(self, item: Item) -> bool:
+        """Add a message at the end; never waits. Returns whether there was room."""
+        items = self._items
+        if items is None:
+            items = self._items = deque()
+        held = len(items)
+        if held and (
+            held >= self.capacity or self.bytes_in - self.bytes_out + item.size > self.max_bytes
+        ):
+            self.dropped += 1
+            self._tally.full += 1
+            self._overflow += 1
+            if self._overflow == 1:
+                self._observer.overflowed(self)
+            return False
+        items.append(item)
+        self.bytes_in += item.size
+        if self._waiters:
+            self._wake()
+        return True
+
+    def take(self) -> Item | None:
+        """Remove and return the oldest message that has not expired; None if there is none."""
+        items = self._items
+        if not items:
+            return None
+        now = self.last_read = time.monotonic()
+        if now - items[0].arrived > self.expiry:
+            self.expire(now)
+        item = items.popleft() if items else None
+        if item is not None:
+            self.bytes_out += item.size
+            self._tally.delivered += 1
+        if self._overflow and not items:
+            dropped, self._overflow = self._overflow, 0
+            self._observer.relieved(self, dropped)
+        return item
+
+    async def get(self) -> Item:
+        """Remove and return the oldest message, waiting for one if there is none.
+
+        Several may wait; each message goes to one of them. Cancelling loses nothing: a message
+        is removed only when it is returned.
+
+        Raises:
+            BaseException: What `close` was given.
+        """
+        while True:
+            item = self.take()
+            if item is not None:
+                return item
+            if self._closed_by is not None:
+                raise self._closed_by
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            if self._items or self._closed_by is not None:
+                # Another thread put between `take` and `append`, and saw no waiter.
+                self._forget(waiter)
+                continue
+            try:
+                await waiter
+            except BaseException:
+                self._forget(waiter)
+                if self._items:
+                    self._wake()
+                raise
+            finally:
+                self.last_read = time.monotonic()
+
+    def expire(self, now: float) -> None:
+        """Drop what has waited too long at ``now``, in seconds of `time.monotonic`."""
+        items = self._items
+        while items and now - items[0].arrived > self.expiry:
+            self.bytes_out += items.popleft().size
+            self._tally.expired += 1
+
+    def clear(self) -> int:
+        """Drop everything that waits, without counting it as lost. Returns how much it was."""
+        held = len(self)
+        if self._items:
+            self._items.clear()
+        self.bytes_in = self.bytes_out = 0
+        return held
+
+    def close(self, error: BaseException) -> None:
+        """Make everybody who waits, now or later, raise ``error``."""
+        self._closed_by = error
+        self.clear()
+        while self._waiters:
+            self._wake()
+
+    def _forget(self, waiter: asyncio.Future[None]) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        """Release the first waiter that can still be released."""
+        while self._waiters:
+            waiter = self._waiters.pop(0)
+            loop = waiter.get_loop()
+            if loop is asyncio._get_running_loop():
+                if not waiter.done():
+                    waiter.set_result(None)
+                    return
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(release, waiter)
+                return
+
+
+def release(waiter: asyncio.Future[None]) -> None:
+    """Resolve a future that may have been cancelled meanwhile."""
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,272 @@
+"""A broker inside this process, and the link to it: the layer without a server.
+
+It speaks the few commands that the floors above use, with Redis's meaning: PUBLISH reaches who is
+subscribed at that moment, in one order for all, and replies come in the order of the commands.
+Everything above the link is the same code as with a real Redis. Links of several loops and threads
+may share a broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import exceptions
+from .names import Kind, Topic
+from .scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP, Script
+from .wire import Argument, Command, Link, Receiver
+
+__all__ = ["MemoryBroker", "MemoryDialer", "MemoryLink", "broker"]
+
+
+def translate_glob(pattern: bytes) -> re.Pattern[bytes]:
+    """Return what Redis's glob means: ``*``, ``?``, ``[...]`` and the backslash."""
+    out, at = [], 0
+    while at < len(pattern):
+        char = pattern[at : at + 1]
+        at += 1
+        if char == b"*":
+            out.append(b".*")
+        elif char == b"?":
+            out.append(b".")
+        elif char == b"\\" and at < len(pattern):
+            out.append(re.escape(pattern[at : at + 1]))
+            at += 1
+        elif char == b"[" and (end := pattern.find(b"]", at + 1)) > 0:
+            inside = pattern[at:end].replace(b"\\", b"\\\\")
+            out.append(b"[%b]" % inside)
+            at = end + 1
+        else:
+            out.append(re.escape(char))
+    return re.compile(b"".join(out), re.DOTALL)
+
+
+class MemoryBroker:
+    """What Redis is to real links: who is subscribed to what, and the worker queues."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.links: list[MemoryLink] = []
+        self.queues: defaultdict[bytes, deque[bytes]] = defaultdict(deque)
+        self._globs: dict[bytes, re.Pattern[bytes]] = {}
+        self._commands: dict[bytes, Callable[..., Any]] = {
+            b"PUBLISH": self.publish,
+            b"PING": lambda: b"PONG",
+            b"ROLE": lambda: [b"master", 0, []],
+            b"SCAN": self._scan,
+            b"UNLINK": self._unlink,
+            b"LLEN": lambda key: len(self.queues.get(key, ())),
+        }
+        self._scripts = {PUSH.name: self._push, POP.name: self._pop, UNPOP.name: self._unpop}
+
+    def execute(self, command: Command) -> Any:
+        """Carry a command out and return its reply; an error is returned, not raised."""
+        name, *arguments = command
+        verb = self._commands.get(name) if isinstance(name, bytes) else None
+        with self.lock:
+            if verb is None:
+                return _refusal(command[0], "ERR unknown command")
+            return verb(*arguments)
+
+    def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
+        """Do what a script does."""
+        with self.lock:
+            return self._scripts[script.name](*keys, *args)
+
+    def publish(self, channel: bytes, payload: bytes) -> int:
+        """Give a message to every subscription that fits; return how many there were."""
+        receivers = 0
+        with self.lock:
+            for link in tuple(self.links):
+                if channel in link.topics[Kind.CHANNEL]:
+                    link.push(link.receiver.message, channel, payload)
+                    receivers += 1
+                for pattern in link.topics[Kind.PATTERN]:
+                    if self._glob(pattern).fullmatch(channel):
+                        link.push(link.receiver.pattern_message, pattern, channel, payload)
+                        receivers += 1
+        return receivers
+
+    def _glob(self, pattern: bytes) -> re.Pattern[bytes]:
+        if pattern not in self._globs:
+            self._globs[pattern] = translate_glob(pattern)
+        return self._globs[pattern]
+
+    def _push(self, key: bytes, bell: bytes, payload: bytes, capacity: int, wait: int) -> int:
+        queue, now = self.queues[key], _now()
+        while queue and _deadline(queue[0]) < now:
+            queue.popleft()
+        if len(queue) >= capacity:
+            return -1
+        queue.append(b"%0*d%b" % (DEADLINE_DIGITS, now + wait, payload))
+        return self.publish(bell, b"")
+
+    def _pop(self, key: bytes) -> bytes | None:
+        queue, now = self.queues.get(key), _now()
+        while queue:
+            entry = queue.popleft()
+            if not queue:
+                del self.queues[key]
+            if _deadline(entry) >= now:
+                return entry
+        return None
+
+    def _unpop(self, key: bytes, bell: bytes, entry: bytes) -> int:
+        if _deadline(entry) <= _now():
+            return 0
+        self.queues[key].appendleft(entry)
+        return self.publish(bell, b"")
+
+    def _scan(self, cursor: bytes, match: bytes, pattern: bytes, *rest: object) -> list[Any]:
+        glob = self._glob(pattern)
+        return [b"0", [key for key in self.queues if glob.fullmatch(key)]]
+
+    def _unlink(self, *keys: bytes) -> int:
+        return sum(self.queues.pop(key, None) is not None for key in keys)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _deadline(entry: bytes) -> int:
+    return int(entry[:DEADLINE_DIGITS])
+
+
+def _refusal(name: Argument, text: str) -> exceptions.CommandRefused:
+    command = name.decode() if isinstance(name, bytes) else str(name)
+    return exceptions.CommandRefused(address="memory://", command=command, text=text)
+
+
+class MemoryLink:
+    """A link to a broker in this process. See `Link` for its methods."""
+
+    def __init__(self, broker: MemoryBroker, receiver: Receiver, address: str) -> None:
+        self.address = address
+        self.bytes_read = 0
+        self.bytes_written = 0
+        self.topics: dict[Kind, set[bytes]] = {kind: set() for kind in Kind}
+        self._broker = broker
+        self.receiver = receiver
+        self._loop = asyncio.get_running_loop()
+        self._inbound: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_called = False
+        self._is_lost = False
+        self._awaited: set[asyncio.Future[Any]] = set()
+        broker.links.append(self)
+
+    def __repr__(self) -> str:
+        return f"<MemoryLink {self.address} {'lost' if self._is_lost else 'alive'}>"
+
+    @property
+    def last_read(self) -> float:
+        """A process is never silent towards itself."""
+        return self._loop.time()
+
+    @property
+    def in_flight(self) -> int:
+        """See `Link.in_flight`."""
+        return len(self._awaited)
+
+    def disown(self) -> None:
+        """See `Link.disown`; there is nothing that two processes could share."""
+
+    def send(self, command: Command, future: asyncio.Future[Any]) -> None:
+        """See `Link.send`."""
+        self._answer(future, self._broker.execute(command))
+
+    def run(
+        self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]
+    ) -> asyncio.Future[Any]:
+        """See `Link.run`."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._answer(future, self._broker.run(script, keys, args))
+        return future
+
+    def subscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
+        """See `Link.subscribe`."""
+        with self._broker.lock:
+            for name in names:
+                self.topics[kind].add(name)
+                self.push(self.receiver.acknowledged, Topic(kind, name), True)
+
+    def unsubscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
+        """See `Link.unsubscribe`."""
+        with self._broker.lock:
+            for name in names:
+                self.topics[kind].discard(name)
+                self.push(self.receiver.acknowledged, Topic(kind, name), False)
+
+    def lose(self, reason: str) -> None:
+        """See `Link.lose`."""
+        if self._is_lost:
+            return
+        self._is_lost = True
+        with self._broker.lock:
+            self._broker.links.remove(self)
+        error = exceptions.LinkLost(address=self.address, reason=reason)
+        for future in self._awaited:
+            if not future.done():
+                future.set_exception(error)
+        self._awaited.clear()
+        self.receiver.lost(self, reason, [])
+
+    def push(self, what: Callable[..., None], *arguments: Any) -> None:
+        """Queue something for the receiver; callable from any thread, in one order for all."""
+        with self._broker.lock:
+            self._inbound.append((what, arguments))
+            if self._is_called:
+                return
+            self._is_called = True
+        if asyncio._get_running_loop() is self._loop:
+            self._loop.call_soon(self._deliver)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _answer(self, future: asyncio.Future[Any], reply: Any) -> None:
+        self._awaited.add(future)
+
+        def settle() -> None:
+            self._awaited.discard(future)
+            if future.done():
+                return
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self.push(settle)
+
+    def _deliver(self) -> None:
+        with self._broker.lock:
+            self._is_called = False
+            inbound, self._inbound = self._inbound, deque()
+        for what, arguments in inbound:
+            if self._is_lost:
+                return
+            what(*arguments)
+
+
+_brokers: dict[str, MemoryBroker] = {}
+
+
+def broker(name: str) -> MemoryBroker:
+    """Return the broker of ``memory://<name>``; one name is one broker in this process."""
+    return _brokers.setdefault(name, MemoryBroker())
+
+
+class MemoryDialer:
+    """Makes links to a broker."""
+
+    def __init__(self, broker: MemoryBroker, address: str) -> None:
+        self.address = address
+        self.broker = broker
+
+    async def dial(self, receiver: Receiver) -> Link:
+        """See `Dialer.dial`."""
+        return MemoryLink(self.broker, receiver, self.address)

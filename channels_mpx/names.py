@@ -1,0 +1,133 @@
+"""Where everything lives in Redis, and which names are allowed.
+
+All of the layer's own topics and keys start with ``<prefix>:`` so that one ACL rule
+(``&<prefix>:*  ~<prefix>:*``) covers them and so that no other prefix can collide with them.
+
+    <prefix>:inbox:<process>    direct channels, membership requests, replies of one process
+    <prefix>:group:<group>      one Redis channel for each group
+    <prefix>:queue:<channel>    the list behind a worker channel
+    <prefix>:bell:<channel>     the doorbell that tells readers that the list has grown
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import secrets
+from typing import NamedTuple
+
+from . import exceptions
+
+#: Characters of a process name: 80 random bits, so that two processes never share one.
+PROCESS_NAME_LENGTH = 16
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+_GLOB_SPECIAL = re.compile(rb"([*?\[\]\\])")
+_PREFIX = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+
+
+class Kind(enum.Enum):
+    """The two things that one can subscribe to in Redis."""
+
+    CHANNEL = "channel"
+    PATTERN = "pattern"
+
+    # Topics are dictionary keys on the reader; Enum's own __hash__ is a Python function.
+    __hash__ = object.__hash__
+
+
+class Topic(NamedTuple):
+    """Anything that a process can subscribe to: an exact channel or a glob pattern."""
+
+    kind: Kind
+    name: bytes
+
+
+class DirectAddress(NamedTuple):
+    """Where a direct channel ``<anything><process>!<local>`` lives."""
+
+    process: str
+    local: bytes
+
+
+def new_process_name() -> str:
+    """Return a random token that no other process has."""
+    number = int.from_bytes(secrets.token_bytes(10), "big")
+    return "".join(_ALPHABET[(number >> 5 * i) & 31] for i in range(PROCESS_NAME_LENGTH))
+
+
+def escape_glob(name: bytes) -> bytes:
+    r"""Return a pattern that matches exactly ``name``: ``*?[]\`` become plain characters.
+
+    Redis documentation, PSUBSCRIBE: special characters are escaped with a backslash.
+    """
+    return _GLOB_SPECIAL.sub(rb"\\\1", name)
+
+
+def parse_direct(channel: str) -> DirectAddress | None:
+    """Return where a direct channel lives; None for a worker channel (one without ``!``).
+
+    The name itself must already be valid for Channels. A direct channel that no process of ours
+    can have made has an empty process name.
+    """
+    left, bang, local = channel.partition("!")
+    if not bang:
+        return None
+    if len(left) < PROCESS_NAME_LENGTH:
+        return DirectAddress("", local.encode())
+    return DirectAddress(left[-PROCESS_NAME_LENGTH:], local.encode())
+
+
+class Namespace:
+    """The names under one prefix.
+
+    Args:
+        prefix: 1 to 64 characters, letters, digits, ``_``, ``-`` and ``.``. Two sites that share
+            a Redis server need two prefixes: Pub/Sub ignores the database number.
+
+    Raises:
+        ConfigurationError: The prefix has another form.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
+            raise exceptions.ConfigurationError(
+                problem=f"prefix must be 1 to 64 letters, digits, '_', '-' or '.', not {prefix!r}"
+            )
+        self.prefix = prefix
+        self._root = f"{prefix}:".encode()
+
+    def inbox(self, process: str) -> bytes:
+        """Return the inbox of a process."""
+        return b"%binbox:%b" % (self._root, process.encode())
+
+    def group(self, group: str) -> bytes:
+        """Return the Redis channel of a group."""
+        return b"%bgroup:%b" % (self._root, group.encode())
+
+    def queue(self, channel: str) -> bytes:
+        """Return the key of a worker channel's list."""
+        return b"%bqueue:%b" % (self._root, channel.encode())
+
+    def bell(self, channel: str) -> bytes:
+        """Return the Redis channel that rings when a worker channel's list grows."""
+        return b"%bbell:%b" % (self._root, channel.encode())
+
+    def queues_pattern(self) -> bytes:
+        """Return the glob that matches the keys of all worker channels and nothing else."""
+        return b"%bqueue:*" % escape_glob(self._root)
+
+    def covers(self, name: bytes) -> bool:
+        """Tell whether a plain name is one of ours."""
+        return name.startswith(self._root)
+
+    def require_foreign(self, name: bytes) -> None:
+        """Refuse a name that a user must not subscribe to.
+
+        Raises:
+            ReservedName: It lies under the prefix.
+        """
+        if self.covers(name):
+            raise exceptions.ReservedName(
+                name=name.decode("utf-8", "backslashreplace"), prefix=self.prefix
+            )

@@ -1,0 +1,338 @@
+"""Who wants which topic, what Redis has confirmed, and what to say to it next. No I/O here.
+
+Theory of operation
+===================
+
+Two facts are kept for each topic, and kept apart:
+
+* the *wish*: somebody here wants it. Subscribers come and go at any time, link or no link, and
+  the wish changes at once. It is the truth.
+* the *wire*: what this link has been told and has confirmed. It lags behind the wish by at most
+  one command in flight for each topic, so an acknowledgement is never ambiguous.
+
+``commands()`` reconciles the two: what is wanted and ABSENT is joined, what is unwanted and
+ACTIVE is left, and everything else is left alone until the wire has answered:
+
+                 wanted, drained            Redis: subscribed
+        ABSENT ────────────────▶ JOINING ────────────────────▶ ACTIVE
+           ▲ ▲                      │                            │
+           │ │ retry                │ Redis: refused             │ unwanted, drained
+           │ └───────── REFUSED ◀───┘                            │
+           │                                                     │
+           └─────────────────────── LEAVING ◀────────────────────┘
+               Redis: unsubscribed
+
+    the link is lost: every topic becomes ABSENT, and no other arrow exists.
+
+Reconnection is therefore not a code path. Losing the link empties the wire; the next drain joins
+whatever is wanted, because it is wanted. A wish that comes and goes between two drains costs
+nothing. A topic that is wanted again while LEAVING is joined when the wire has answered.
+
+Rule 1: everything that changes the wire's state of a topic goes through ``TRANSITIONS``. A cause
+that has no row there means that Redis and we disagree, and raises `Desync`: drop the link.
+
+Rule 2: this file knows neither time nor tasks nor Redis. It is fed (``subscribe``,
+``unsubscribe``, ``made``, ``lost``, ``acknowledged``, ``refused``, ``retry``) and then drained
+(``commands``, ``events``). After feeding it, do both.
+
+A refusal concerns whoever asked: subscribers that Redis never confirmed lose their wish and are
+told why. Those that had been active, on an earlier link, keep it, and the topic rests in REFUSED
+until ``retry``: an ACL that is wrong for a minute must not cost them their subscription.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Collection, Iterable, Iterator
+
+from .frames import (
+    Activated,
+    Command,
+    Event,
+    Interrupted,
+    Refused,
+    Subscribe,
+    Subscriber,
+    Unsubscribe,
+)
+from .names import Kind, Topic
+
+#: Names in one SUBSCRIBE: larger commands stall the server's other clients (100,000 names in one
+#: command: 104 ms; 512: 10 ms), smaller ones are slower.
+BATCH = 512
+
+
+class State(enum.Enum):
+    """What the wire knows of a topic."""
+
+    ABSENT = "absent"
+    JOINING = "joining"
+    ACTIVE = "active"
+    LEAVING = "leaving"
+    REFUSED = "refused"
+
+
+class Cause(enum.Enum):
+    """What moves a topic from one state to another."""
+
+    JOIN = "wanted, drained"
+    LEAVE = "unwanted, drained"
+    SUBSCRIBED = "Redis: subscribed"
+    UNSUBSCRIBED = "Redis: unsubscribed"
+    DENIED = "Redis: refused"
+    RETRY = "retry"
+    LOST = "the link is lost"
+
+
+TRANSITIONS: dict[State, dict[Cause, State]] = {
+    State.ABSENT: {
+        Cause.JOIN: State.JOINING,
+        Cause.LOST: State.ABSENT,
+    },
+    State.JOINING: {
+        Cause.SUBSCRIBED: State.ACTIVE,
+        Cause.DENIED: State.REFUSED,
+        Cause.LOST: State.ABSENT,
+    },
+    State.ACTIVE: {
+        Cause.LEAVE: State.LEAVING,
+        Cause.LOST: State.ABSENT,
+    },
+    State.LEAVING: {
+        Cause.UNSUBSCRIBED: State.ABSENT,
+        Cause.LOST: State.ABSENT,
+    },
+    State.REFUSED: {
+        Cause.RETRY: State.ABSENT,
+        Cause.LOST: State.ABSENT,
+    },
+}
+
+
+class IllegalTransition(Exception):
+    """Redis said something about a topic that its state does not allow."""
+
+
+class Entry:
+    """One topic: the wish (its members, and whether each was ever active) and the wire."""
+
+    __slots__ = ("members", "state", "topic")
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.state = State.ABSENT
+        self.members: dict[Subscriber, bool] = {}
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.topic.name!r} {self.state.value} members={len(self.members)}>"
+
+    def move(self, cause: Cause) -> None:
+        """Follow the arrow ``cause``; nothing changes if there is none."""
+        try:
+            self.state = TRANSITIONS[self.state][cause]
+        except KeyError:
+            raise IllegalTransition(f"{cause.value} for a topic that is {self.state.value}") from None
+
+
+class Router:
+    """The table of topics of one process, over all of its links.
+
+    Every verb is synchronous and takes effect at once. Topics, and the members of each, keep the
+    order in which they came. Two subscriptions of one subscriber to one topic are one.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Kind, dict[bytes, Entry]] = {kind: {} for kind in Kind}
+        self._channels = self._entries[Kind.CHANNEL]
+        self._patterns = self._entries[Kind.PATTERN]
+        self._topics_of: dict[Subscriber, dict[Topic, None]] = {}
+        self._unsettled: dict[Topic, Entry] = {}
+        self._events: list[Event] = []
+        self._is_linked = False
+
+    def __repr__(self) -> str:
+        return f"<Router wanted={self.wanted} active={self.active} linked={self._is_linked}>"
+
+    @property
+    def wanted(self) -> int:
+        """How many topics somebody wants."""
+        return sum(1 for entry in self._all() if entry.members)
+
+    @property
+    def active(self) -> int:
+        """How many topics Redis has confirmed."""
+        return sum(1 for entry in self._all() if entry.state is State.ACTIVE)
+
+    @property
+    def patterns(self) -> int:
+        """How many distinct patterns are known to the wire or wanted: each slows every PUBLISH."""
+        return len(self._patterns)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `events` would return any."""
+        return bool(self._events)
+
+    def state(self, topic: Topic) -> State:
+        """Return what the wire knows of a topic."""
+        entry = self._entries[topic.kind].get(topic.name)
+        return entry.state if entry else State.ABSENT
+
+    def topics(self) -> Iterator[tuple[Topic, State]]:
+        """Yield every topic that is wanted or known to the wire."""
+        return ((entry.topic, entry.state) for entry in self._all())
+
+    def subscribe(self, topic: Topic, subscriber: Subscriber) -> bool:
+        """Note that ``subscriber`` wants ``topic``. Returns whether it is active already."""
+        entries = self._entries[topic.kind]
+        entry = entries.get(topic.name)
+        if entry is None:
+            entry = entries[topic.name] = Entry(topic)
+        is_active = entry.state is State.ACTIVE
+        if subscriber not in entry.members:
+            entry.members[subscriber] = is_active
+            self._topics_of.setdefault(subscriber, {})[topic] = None
+            if is_active:
+                self._events.append(Activated(topic, (subscriber,)))
+        if entry.state is State.REFUSED:
+            entry.move(Cause.RETRY)
+        if not is_active:
+            self._unsettled[topic] = entry
+        return is_active
+
+    def unsubscribe(self, topic: Topic, subscriber: Subscriber) -> None:
+        """Note that ``subscriber`` does not want ``topic`` any more; nothing if it did not."""
+        entry = self._entries[topic.kind].get(topic.name)
+        if entry is None or subscriber not in entry.members:
+            return
+        del entry.members[subscriber]
+        topics = self._topics_of[subscriber]
+        del topics[topic]
+        if not topics:
+            del self._topics_of[subscriber]
+        self._reconsider(entry)
+
+    def unsubscribe_all(self, subscriber: Subscriber) -> None:
+        """Note that ``subscriber`` wants nothing any more."""
+        for topic in tuple(self._topics_of.get(subscriber, ())):
+            self.unsubscribe(topic, subscriber)
+
+    def topics_of(self, subscriber: Subscriber) -> Collection[Topic]:
+        """Return what ``subscriber`` wants."""
+        return tuple(self._topics_of.get(subscriber, ()))
+
+    def route(self, channel: bytes) -> Iterable[Subscriber]:
+        """Return whom a message on an exact channel concerns."""
+        entry = self._channels.get(channel)
+        return entry.members if entry is not None else ()
+
+    def route_pattern(self, pattern: bytes) -> Iterable[Subscriber]:
+        """Return whom a message that came through a pattern concerns: nobody else gets it."""
+        entry = self._patterns.get(pattern)
+        return entry.members if entry is not None else ()
+
+    def made(self) -> None:
+        """Note that there is a link on which nothing is subscribed."""
+        self._is_linked = True
+        self._unsettled = {entry.topic: entry for entry in self._all()}
+
+    def lost(self, reason: str) -> None:
+        """Note that the link is gone, and with it everything that Redis knew of us."""
+        if self._is_linked and self._topics_of:
+            self._events.append(Interrupted(tuple(self._topics_of), reason))
+        self._is_linked = False
+        for entry in tuple(self._all()):
+            entry.move(Cause.LOST)
+            if not entry.members:
+                del self._entries[entry.topic.kind][entry.topic.name]
+        self._unsettled.clear()
+
+    def acknowledged(self, topic: Topic, subscribed: bool) -> None:
+        """Note that Redis has confirmed a command for one topic.
+
+        Raises:
+            IllegalTransition: It was not asked to. Nothing has changed.
+        """
+        entry = self._require(topic)
+        entry.move(Cause.SUBSCRIBED if subscribed else Cause.UNSUBSCRIBED)
+        if subscribed and entry.members:
+            self._events.append(Activated(topic, tuple(entry.members)))
+            for subscriber in entry.members:
+                entry.members[subscriber] = True
+        self._reconsider(entry)
+
+    def refused(self, topic: Topic, error: Exception) -> None:
+        """Note that Redis has refused to subscribe to one topic.
+
+        Raises:
+            IllegalTransition: It was not asked to. Nothing has changed.
+        """
+        entry = self._require(topic)
+        entry.move(Cause.DENIED)
+        fresh = tuple(member for member, was_active in entry.members.items() if not was_active)
+        for subscriber in fresh:
+            self.unsubscribe(topic, subscriber)
+        self._events.append(Refused(topic, fresh, error))
+        if not entry.members:
+            entry.move(Cause.RETRY)
+            self._reconsider(entry)
+
+    def retry(self) -> None:
+        """Let the topics that were refused be asked for again."""
+        for entry in self._all():
+            if entry.state is State.REFUSED:
+                entry.move(Cause.RETRY)
+                self._unsettled[entry.topic] = entry
+
+    def commands(self) -> list[Command]:
+        """Drain: return what to tell Redis so that the wire follows the wish.
+
+        Send all of it, in this order, on the link that was made last. Without a link there is
+        nothing to say.
+        """
+        if not self._is_linked or not self._unsettled:
+            return []
+        joining: dict[Kind, list[bytes]] = {kind: [] for kind in Kind}
+        leaving: dict[Kind, list[bytes]] = {kind: [] for kind in Kind}
+        for topic, entry in self._unsettled.items():
+            if entry.members and entry.state is State.ABSENT:
+                entry.move(Cause.JOIN)
+                joining[topic.kind].append(topic.name)
+            elif not entry.members and entry.state is State.ACTIVE:
+                entry.move(Cause.LEAVE)
+                leaving[topic.kind].append(topic.name)
+        self._unsettled.clear()
+        commands: list[Command] = []
+        for kind in Kind:
+            commands += (Unsubscribe(kind, batch) for batch in _batches(leaving[kind]))
+            commands += (Subscribe(kind, batch) for batch in _batches(joining[kind]))
+        return commands
+
+    def events(self) -> list[Event]:
+        """Drain: return what has happened to subscribers since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def _reconsider(self, entry: Entry) -> None:
+        """Have the next drain look at an entry, or forget it if it is neither wish nor wire."""
+        topic = entry.topic
+        if entry.members or entry.state is not State.ABSENT:
+            self._unsettled[topic] = entry
+        else:
+            del self._entries[topic.kind][topic.name]
+            self._unsettled.pop(topic, None)
+
+    def _all(self) -> Iterator[Entry]:
+        return itertools.chain(self._channels.values(), self._patterns.values())
+
+    def _require(self, topic: Topic) -> Entry:
+        entry = self._entries[topic.kind].get(topic.name)
+        if entry is None:
+            raise IllegalTransition(f"an answer about {topic.name!r}, which nobody asked for")
+        return entry
+
+
+def _batches(names: list[bytes]) -> Iterator[tuple[bytes, ...]]:
+    for start in range(0, len(names), BATCH):
+        yield tuple(names[start : start + BATCH])

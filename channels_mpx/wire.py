@@ -1,0 +1,90 @@
+"""What a link is: the interface between the multiplexer and one connection, real or in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
+
+from .names import Kind, Topic
+from .scripts import Script
+
+__all__ = ["Argument", "Command", "Dialer", "Link", "Pending", "Receiver"]
+
+Argument = bytes | int
+Command = tuple[Argument, ...]
+Pending = tuple[Command, "asyncio.Future[Any]"]
+
+
+class Receiver(Protocol):
+    """Whom a link tells what it reads. Nothing here may wait; nothing here may raise."""
+
+    def message(self, channel: bytes, payload: bytes) -> None:
+        """A message came on an exact channel."""
+
+    def pattern_message(self, pattern: bytes, channel: bytes, payload: bytes) -> None:
+        """A message came through a pattern."""
+
+    def acknowledged(self, topic: Topic, subscribed: bool) -> None:
+        """Redis has confirmed that a topic is (or is not) subscribed."""
+
+    def refused(self, topic: Topic, error: Exception) -> None:
+        """Redis has refused to subscribe to a topic."""
+
+    def lost(self, link: Link, reason: str, unsent: Sequence[Pending]) -> None:
+        """The link has ended; ``unsent`` never left and may go out on the next one."""
+
+
+class Link(Protocol):
+    """One connection's life. All of it happens on one event loop."""
+
+    #: Where it leads, for people; never a password.
+    address: str
+    #: When a byte last came, on the loop's clock.
+    last_read: float
+    #: Bytes read and written so far.
+    bytes_read: int
+    bytes_written: int
+
+    def send(self, command: Command, future: asyncio.Future[Any]) -> None:
+        """Send a command; its reply or its error is set on ``future``. Never waits.
+
+        Raises:
+            LinkUnavailable: Too much waits to be written already; nothing is sent.
+        """
+
+    def run(
+        self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]
+    ) -> Awaitable[Any]:
+        """Run a script and return its result."""
+
+    def subscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
+        """Subscribe; the receiver learns about each name. Never waits."""
+
+    def unsubscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
+        """Unsubscribe; the receiver learns about each name. Never waits."""
+
+    def lose(self, reason: str) -> None:
+        """End the link at once; everything that waits for a reply fails with ``reason``."""
+
+    def disown(self) -> None:
+        """In a child made by fork: let go of the connection, which stays the parent's."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many replies are awaited."""
+
+
+class Dialer(Protocol):
+    """Makes links to one server."""
+
+    #: Where, for people; never a password.
+    address: str
+
+    async def dial(self, receiver: Receiver) -> Link:
+        """Connect, shake hands and return a link.
+
+        Raises:
+            LinkRefused: The server answers, and trying again will not help.
+            LinkUnavailable: It cannot be reached, or is not ready.
+        """
