@@ -28,9 +28,8 @@ Message = dict[str, Any]
 #: Levels of lists and dicts inside a message: any receiver can decode it, however deep its stack.
 MAX_DEPTH = 64
 
-_STRINGS = frozenset({str})
 _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
-_BASES = (str, bytes, int, float)
+_BASES: tuple[type[Any], ...] = (str, bytes, int, float)
 
 
 class Serializer(Protocol):
@@ -196,10 +195,12 @@ class Codec:
         return message
 
     def _is_flat(self, message: Message) -> bool:
-        """Tell whether keys and values are all of plain types, at the speed of C."""
-        return self._scalars.issuperset(map(type, message.values())) and _STRINGS.issuperset(
-            map(type, message)
-        )
+        """Tell whether keys are strings and values of plain types, at the speed of C."""
+        try:
+            "".join(message)
+        except TypeError:
+            return False
+        return self._scalars.issuperset(map(type, message.values()))
 
     def _conform(self, value: Any, path: str, depth: int) -> Any:
         """Return ``value`` in plain types only, or raise with the path to what has no form."""
@@ -228,7 +229,7 @@ class Codec:
                 problem = self._serializer.problem(value)  # type: ignore[attr-defined]
                 if problem is None:
                     # The base's own copy: a subclass may print itself quite differently.
-                    return base.__str__(value) if base is str else base(value)
+                    return str.__str__(value) if isinstance(value, str) else base(value)
                 raise exceptions.EncodingError(path=path, problem=problem)
         name = type(value).__qualname__
         raise exceptions.EncodingError(
@@ -287,7 +288,17 @@ class Body:
         arrived: When, in seconds of a monotonic clock; unread for too long, it expires.
     """
 
-    __slots__ = ("_codec", "_encrypted", "_failure", "_flat", "_payload", "_start", "arrived", "size")
+    __slots__ = (
+        "_codec",
+        "_encrypted",
+        "_failure",
+        "_flat",
+        "_payload",
+        "_start",
+        "arrived",
+        "is_reported",
+        "size",
+    )
 
     def __init__(
         self, codec: Codec, payload: bytes, start: int, encrypted: bool, arrived: float
@@ -298,6 +309,8 @@ class Body:
         self._encrypted = encrypted
         self._flat: Message | None = None
         self._failure: exceptions.DecodingError | None = None
+        #: Whether somebody has been told that it cannot be opened.
+        self.is_reported = False
         self.arrived = arrived
         self.size = len(payload)
 
@@ -307,11 +320,6 @@ class Body:
         body = cls(codec, b"", 0, False, arrived)
         body._flat = message
         return body
-
-    @property
-    def is_known_bad(self) -> bool:
-        """Whether somebody has tried to open it in vain."""
-        return self._failure is not None
 
     def open(self) -> Message:
         """Return the message, a dict of the caller's own.

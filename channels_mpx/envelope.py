@@ -16,14 +16,13 @@ from __future__ import annotations
 import enum
 import struct
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
 from . import exceptions
 
 VERSION: Final = 1
 ENCRYPTED: Final = 0x80
 
-_FORM_MASK = 0x0F
 _HEADER = struct.Struct(">BBQ")
 _HEADER_SIZE = _HEADER.size
 
@@ -38,25 +37,13 @@ class Form(enum.IntEnum):
     PROBE = 5
 
 
-_FORMS = {int(form): form for form in Form}
+#: What the first two bytes mean: the form, and whether the body is encrypted.
+_MEANINGS = {
+    bytes((VERSION, form | flag)): (form, bool(flag)) for form in Form for flag in (0, ENCRYPTED)
+}
 
-
-class Envelope(NamedTuple):
-    """A payload whose header was read.
-
-    Attributes:
-        form: What it is.
-        encrypted: Whether the body must be decrypted first.
-        sent_at: Seconds since 1970 on the sender's clock.
-        local: The local part of the addressed channel, empty unless ``form`` is DIRECT.
-        body: Where the body begins in the payload.
-    """
-
-    form: Form
-    encrypted: bool
-    sent_at: float
-    local: bytes
-    body: int
+Envelope = tuple[Form, bool, bytes, int]
+"""A header: form, whether the body is encrypted, local part of the channel, start of the body."""
 
 
 def wrap(form: Form, body: bytes, encrypted: bool = False, local: bytes | None = None) -> bytes:
@@ -81,19 +68,28 @@ def unwrap(payload: bytes) -> Envelope:
     Raises:
         DecodingError: It is too short, of another version, or of a form that does not exist.
     """
-    try:
-        version, flags, stamp = _HEADER.unpack_from(payload)
-    except struct.error as error:
-        raise exceptions.DecodingError(problem=f"only {len(payload)} bytes") from error
-    if version != VERSION:
-        raise exceptions.DecodingError(problem=f"version {version}, this process speaks {VERSION}")
-    form = _FORMS.get(flags & _FORM_MASK)
-    if form is None or flags & ~(_FORM_MASK | ENCRYPTED):
-        raise exceptions.DecodingError(problem=f"unknown flags {flags:#04x}")
+    meaning = _MEANINGS.get(payload[:2])
+    if meaning is None or len(payload) < _HEADER_SIZE:
+        raise exceptions.DecodingError(problem=_blame(payload))
+    form, is_encrypted = meaning
     if form is not Form.DIRECT:
-        return Envelope(form, flags >= ENCRYPTED, stamp / 1e6, b"", _HEADER_SIZE)
+        return form, is_encrypted, b"", _HEADER_SIZE
     start = _HEADER_SIZE + 1
     end = start + payload[_HEADER_SIZE] if len(payload) >= start else start
     if len(payload) < end or end == start:
         raise exceptions.DecodingError(problem="the channel's local part is cut off")
-    return Envelope(form, flags >= ENCRYPTED, stamp / 1e6, payload[start:end], end)
+    return form, is_encrypted, payload[start:end], end
+
+
+def sent_at(payload: bytes) -> float:
+    """Return when a payload was wrapped, in seconds since 1970 on the sender's clock."""
+    stamp: int = _HEADER.unpack_from(payload)[2]
+    return stamp / 1e6
+
+
+def _blame(payload: bytes) -> str:
+    if len(payload) < _HEADER_SIZE:
+        return f"only {len(payload)} bytes"
+    if payload[0] != VERSION:
+        return f"version {payload[0]}, this process speaks {VERSION}"
+    return f"unknown flags {payload[1]:#04x}"

@@ -36,8 +36,8 @@ class Group:
         header = self._intake.unwrap(payload, channel)
         if header is None:
             return
-        if header.form is not Form.GROUP:
-            self._intake.reject_form(header, channel)
+        if header[0] is not Form.GROUP:
+            self._intake.reject_form(header[0], channel)
             return
         body = self._intake.body(payload, header)
         for mailbox in self.members:

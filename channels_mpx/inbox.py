@@ -186,12 +186,8 @@ class Inbox:
         """Note that a name is gone. Any thread may collect, in the middle of anything: no locks."""
         assert isinstance(watch, _NameWatch)
         self._collected.append(watch.local)
-        home = self._hub.residence.current
-        if home is not None and len(self._collected) == 1:
-            try:
-                home.loop.call_soon_threadsafe(self.sweep)
-            except RuntimeError:
-                return  # the loop is closed; the next reaping finds it
+        if len(self._collected) == 1:
+            self._hub.wake(self.sweep)
 
     def _drop(self, local: bytes) -> None:
         mailbox = self._by_local.pop(local)
@@ -203,20 +199,21 @@ class Inbox:
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
         """See `Subscriber.deliver`."""
         header = self._intake.unwrap(payload, channel)
-        if header is None or header.form is Form.PROBE:
+        if header is None:
             return
-        if header.form is Form.DIRECT:
-            mailbox = self._by_local.get(header.local)
+        form, _, local, _ = header
+        if form is Form.DIRECT:
+            mailbox = self._by_local.get(local)
             if mailbox is not None:
                 mailbox.put(self._intake.body(payload, header))
             else:
                 self._intake.tally.unknown += 1
-        elif header.form is Form.CONTROL:
+        elif form is Form.CONTROL:
             request = self._intake.open(self._intake.body(payload, header), "the inbox")
             if request is not None:
                 self._control(request)
-        else:
-            self._intake.reject_form(header, channel)
+        elif form is not Form.PROBE:
+            self._intake.reject_form(form, channel)
 
     def activated(self, topic: Topic) -> None:
         """See `Subscriber.activated`."""
@@ -247,9 +244,8 @@ class Inbox:
         hub = self._hub
         await hub.join(hub.inbox, self)
         token = next(self._tokens)
-        home = hub.residence.current
-        assert home is not None
-        answer = self._answers[token] = home.loop.create_future()
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answers[token] = answer
         request = {"verb": verb, "channel": channel, **arguments}
         try:
             heard = await self._tell(process, {**request, "token": token, "from": hub.process})
@@ -301,9 +297,7 @@ class Inbox:
         except exceptions.LinkError as error:
             logger.info("could not answer process %s: %s", message["from"], error)
 
-    def _answered(
-        self, answer: asyncio.Future[None] | None, message: dict[str, Any]
-    ) -> None:
+    def _answered(self, answer: asyncio.Future[None] | None, message: dict[str, Any]) -> None:
         if answer is None or answer.done():
             return  # too late: whoever asked has given up
         error, text = message.get("error"), str(message.get("text"))

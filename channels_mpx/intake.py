@@ -11,6 +11,7 @@ import time
 
 from . import envelope, exceptions
 from .codec import Body, Codec, Message
+from .envelope import Envelope, Form
 from .mailbox import Tally
 
 __all__ = ["Intake"]
@@ -34,7 +35,7 @@ class Intake:
         self.tally = tally
         self._last_garbage = -EPISODE
 
-    def unwrap(self, payload: bytes, channel: bytes) -> envelope.Envelope | None:
+    def unwrap(self, payload: bytes, channel: bytes) -> Envelope | None:
         """Return the header of what came on ``channel``; None if it is garbage."""
         try:
             return envelope.unwrap(payload)
@@ -42,26 +43,30 @@ class Intake:
             self.reject(channel.decode("utf-8", "backslashreplace"), error)
             return None
 
-    def reject_form(self, header: envelope.Envelope, channel: bytes) -> None:
+    def reject_form(self, form: Form, channel: bytes) -> None:
         """Count a well-formed envelope that came where its form does not belong."""
         self.reject(
             channel.decode("utf-8", "backslashreplace"),
-            exceptions.DecodingError(problem=f"an envelope of form {header.form.name} there"),
+            exceptions.DecodingError(problem=f"an envelope of form {form.name} there"),
         )
 
-    def body(self, payload: bytes, header: envelope.Envelope) -> Body:
+    def body(self, payload: bytes, header: Envelope) -> Body:
         """Return what mailboxes share, not decoded yet."""
-        return Body(self.codec, payload, header.body, header.encrypted, time.monotonic())
+        return Body(self.codec, payload, header[3], header[1], time.monotonic())
 
     def open(self, body: Body, channel: str) -> Message | None:
         """Decode for one receiver; None if it is garbage, which counts once for all receivers."""
-        is_known_bad = body.is_known_bad
         try:
             return body.open()
         except exceptions.DecodingError as error:
-            if not is_known_bad:
-                self.reject(channel, error)
+            self.reject_body(body, channel, error)
             return None
+
+    def reject_body(self, body: Body, channel: str, error: exceptions.DecodingError) -> None:
+        """Count a body that cannot be opened: once, however many receivers it has."""
+        if not body.is_reported:
+            body.is_reported = True
+            self.reject(channel, error)
 
     def reject(self, channel: str, error: Exception) -> None:
         """Count a piece of garbage, and log it if it is the first for a while."""

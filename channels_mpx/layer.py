@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
 import re
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,19 +19,13 @@ from channels.layers import BaseChannelLayer
 from . import envelope, exceptions
 from .codec import Body, Codec, Message, find_serializer
 from .envelope import Form
-from .groups import Groups
 from .hub import Hub
-from .inbox import DirectMailbox, Inbox
-from .intake import Intake
-from .mailbox import Mailbox, Tally
 from .names import parse_direct
 from .options import Options
+from .process import Process
 from .statistics import LayerStatistics
-from .workers import Workers
 
 __all__ = ["MultiplexedChannelLayer", "SyncVerbs"]
-
-logger = logging.getLogger("channels_mpx.layer")
 
 Verb = Callable[..., Awaitable[Any]]
 Prepared = tuple[Verb, tuple[Any, ...]]
@@ -80,11 +72,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         )
         self._hub = Hub(options, _project_name())
         self._hub.after_fork = self._begin
-        self._hub.vacated = self._loop_ended
         self._hub.gap_opened = self._gap_opened
         self._hub.gap_closed = self._gap_closed
-        self._hub.tick = self._reap
-        self._hub.tick_interval = options.expiry / 4
         self._group_channel = functools.lru_cache(REMEMBERED_NAMES)(self._check_group)
         self._address = functools.lru_cache(REMEMBERED_NAMES)(self._check_channel)
         self._begin()
@@ -94,14 +83,10 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""
-        self._tally = Tally()
-        self._intake = Intake(self._codec, self._tally)
-        self._groups = Groups(self._hub, self._intake)
-        self._inbox = Inbox(self._hub, self._intake, self._make_direct_mailbox)
-        self._workers = Workers(self._hub, self._intake, self._make_mailbox)
-        self._inbox.dropped = self._groups.discard_all
-        self._inbox.went_dormant = self._groups.suspend
-        self._inbox.handlers = {"group_add": self._add_asked, "group_discard": self._discard_asked}
+        self._process = process = Process(self._hub, self._codec, self.get_capacity)
+        self._mailboxes = process.inbox.mailboxes
+        self._hub.loop_ended = process.loop_ended
+        self._hub.tick = functools.partial(process.reap, self.expiry)
 
     # Sending
 
@@ -128,8 +113,13 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             MessageTooLarge: It is over ``max_message_size``; nothing was sent.
             EncodingError: It holds something that cannot travel; nothing was sent.
         """
-        verb, args = self._prepare_group_send(group, message)
-        await (verb(*args) if self._hub.is_here else self._hub.call(verb, *args))
+        channel = self._find_group(group)
+        payload = self._wrap(Form.GROUP, message)
+        life = self._hub.life
+        if life is not None and life.loop is asyncio.get_running_loop():
+            await life.publish(channel, payload)
+        else:
+            await self._hub.call(self._hub.publish, channel, payload)
 
     # Receiving
 
@@ -144,7 +134,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         self.require_valid_channel_name(f"{prefix}{self._hub.process}!0000000000")
         loop = asyncio.get_running_loop()
-        return await self._hub.call(self._inbox.open, prefix, loop, receiving=True)
+        return await self._hub.call(self._process.inbox.open, prefix, loop, receiving=True)
 
     async def receive(self, channel: str) -> Message:
         """Return the next message of a channel, waiting for it.
@@ -159,15 +149,42 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             UnknownChannel: It is a direct channel that does not exist.
             ClosedError: The layer was closed while waiting.
         """
-        mailbox = self._inbox.mailboxes.get(channel) if isinstance(channel, str) else None
+        mailbox = self._mailboxes.get(channel) if isinstance(channel, str) else None
         if mailbox is None:
             return await self._receive_job(channel)
         if mailbox.is_dormant:
-            await self._hub.call(self._wake, mailbox, receiving=True)
+            await self._hub.call(self._process.wake, mailbox, receiving=True)
         while True:
-            body = mailbox.take() or await mailbox.get()
-            assert isinstance(body, Body)
-            message = self._intake.open(body, channel)
+            # `Mailbox.get`, written out: this is the path of every message of every consumer.
+            while (item := mailbox.take()) is None:
+                waiter = mailbox.arrival()
+                try:
+                    await waiter
+                except BaseException:
+                    mailbox.abandon(waiter)
+                    raise
+            body: Body = item  # type: ignore[assignment]
+            try:
+                return body.open()
+            except exceptions.DecodingError as error:
+                self._process.intake.reject_body(body, channel, error)
+
+    async def _receive_job(self, channel: str) -> Message:
+        """Receive from a worker channel, or say why this name cannot be received from."""
+        process, local = self._find_address(channel)
+        if local is not None:
+            if process == self._hub.process:
+                raise exceptions.UnknownChannel(channel=channel)
+            raise exceptions.ForeignChannel(channel=channel)
+        workers = self._process.workers
+        while True:
+            queue = await self._hub.call(workers.demand, channel, receiving=True)
+            try:
+                job = await queue.mailbox.get()
+            except asyncio.CancelledError:
+                await asyncio.shield(self._hub.call(workers.withdraw, queue))
+                raise
+            message = workers.open(job, channel)
             if message is not None:
                 return message
 
@@ -185,7 +202,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             NotAGroupMember: It is a worker channel.
             CommandRefused: Redis does not allow the group's channel to this user.
         """
-        verb, args = self._prepare_membership("group_add", group, channel)
+        verb, args = self._prepare_membership(True, group, channel)
         await self._hub.call(verb, *args)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -193,7 +210,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Returns when nothing is delivered through it any more.
         """
-        verb, args = self._prepare_membership("group_discard", group, channel)
+        verb, args = self._prepare_membership(False, group, channel)
         await self._hub.call(verb, *args)
 
     # Life
@@ -204,10 +221,10 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Memberships end and waiting messages are dropped. Consumers keep their channels, and the
         layer can be used as before.
         """
-        await self._hub.call(self._flush)
+        await self._hub.call(self._process.flush)
         await self._hub.aclose()
-        if self._is_awaited:
-            self._hub.residence.home(receiving=True)
+        if self._process.is_awaited:
+            self._hub.keep_alive()
 
     async def aclose(self) -> None:
         """Close the connection, and end every channel of this process.
@@ -217,7 +234,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         connection ends with the event loop or the process.
         """
         if self._hub.state != "idle":
-            await self._hub.call(self._drop_all)
+            await self._hub.call(self._process.drop_all)
             await self._hub.aclose()
 
     async def close(self) -> None:
@@ -226,53 +243,33 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def statistics(self) -> LayerStatistics:
         """Return what the layer does in this process; cheap enough for once a second."""
-        mailboxes = tuple(self._inbox.mailboxes.values())
-        deepest = max(mailboxes, key=len, default=None)
-        tally = self._tally
-        return LayerStatistics(
-            connection=self._hub.statistics(),
-            channels=len(mailboxes),
-            groups=len(self._groups),
-            waiting=sum(map(len, mailboxes)),
-            deepest=(deepest.name, len(deepest)) if deepest else None,
-            delivered=tally.delivered,
-            dropped={
-                "full": tally.full,
-                "expired": tally.expired,
-                "malformed": tally.malformed,
-                "unknown": tally.unknown,
-            },
-        )
+        return self._process.statistics()
 
     # What a verb needs, checked and encoded where it was called
 
     def _prepare_send(self, channel: str, message: Message) -> Prepared:
         process, local = self._find_address(channel)
         if local is None:
-            payload = self._wrap(Form.WORKER, message)
-            return self._push, (channel, payload)
-        if process == self._hub.process:
-            mailbox = self._inbox.mailboxes.get(channel)
-            if mailbox is not None and mailbox.is_full:
-                raise ChannelFull(channel)
+            return self._push, (channel, self._wrap(Form.WORKER, message))
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is not None and mailbox.is_full:
+            raise ChannelFull(channel)
         payload = self._wrap(Form.DIRECT, message, local)
         return self._hub.publish, (self._hub.names.inbox(process), payload)
 
     def _prepare_group_send(self, group: str, message: Message) -> Prepared:
         return self._hub.publish, (self._find_group(group), self._wrap(Form.GROUP, message))
 
-    def _prepare_membership(self, verb: str, group: str, channel: str) -> Prepared:
+    def _prepare_membership(self, is_add: bool, group: str, channel: str) -> Prepared:
         self._find_group(group)
         process, local = self._find_address(channel)
         if local is None:
             raise exceptions.NotAGroupMember(channel=channel)
-        if process != self._hub.process:
-            if verb == "group_add":
-                return self._ask_to_add, (channel, process, group)
-            return self._ask_to_discard, (channel, process, group)
-        if verb == "group_add":
-            return self._add, (group, channel)
-        return self._discard, (group, channel)
+        here = self._process
+        if process == self._hub.process:
+            return (here.add if is_add else here.discard), (group, channel)
+        elsewhere = here.add_elsewhere if is_add else here.discard_elsewhere
+        return elsewhere, (group, channel, process)
 
     def _wrap(self, form: Form, message: Message, local: bytes | None = None) -> bytes:
         codec = self._codec
@@ -283,6 +280,11 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 f"max_message_size is {self.options.max_message_size}"
             )
         return payload
+
+    async def _push(self, channel: str, payload: bytes) -> None:
+        capacity = self.get_capacity(channel)
+        if not await self._process.workers.push(channel, payload, capacity, self.expiry):
+            raise ChannelFull(channel)
 
     def _find_group(self, group: str) -> bytes:
         try:
@@ -305,130 +307,15 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_channel_name(channel)
         return parse_direct(channel) or ("", None)
 
-    # The rest of a verb, at home
-
-    async def _push(self, channel: str, payload: bytes) -> None:
-        capacity = self.get_capacity(channel)
-        if not await self._workers.push(channel, payload, capacity, self.expiry):
-            raise ChannelFull(channel)
-
-    async def _add(self, group: str, channel: str) -> None:
-        mailbox = self._inbox.find(channel)
-        await self._groups.add(group, mailbox)
-
-    async def _discard(self, group: str, channel: str) -> None:
-        mailbox = self._inbox.mailboxes.get(channel)
-        if mailbox is not None:
-            self._groups.discard(group, mailbox)
-
-    async def _ask_to_add(self, channel: str, process: str, group: str) -> None:
-        await self._inbox.ask(channel, process, "group_add", group=group)
-
-    async def _ask_to_discard(self, channel: str, process: str, group: str) -> None:
-        try:
-            await self._inbox.ask(channel, process, "group_discard", group=group)
-        except exceptions.UnknownChannel:
-            return  # and with it its memberships
-
-    async def _add_asked(self, message: Message) -> None:
-        self.require_valid_group_name(message["group"])
-        await self._add(message["group"], message["channel"])
-
-    async def _discard_asked(self, message: Message) -> None:
-        await self._discard(message["group"], message["channel"])
-
-    async def _wake(self, mailbox: DirectMailbox) -> None:
-        mailbox.is_dormant = False
-        mailbox.last_read = time.monotonic()
-        await self._groups.resume(mailbox)
-
-    async def _flush(self) -> None:
-        self._groups.clear()
-        self._inbox.clear()
-        hub, cursor = self._hub, b"0"
-        while True:
-            cursor, keys = await hub.command(
-                b"SCAN", cursor, b"MATCH", hub.names.queues_pattern(), b"COUNT", 1000
-            )
-            if keys:
-                await hub.command(b"UNLINK", *keys)
-            if cursor == b"0":
-                return
-
-    async def _drop_all(self) -> None:
-        error = exceptions.ClosedError(what="The channel layer")
-        self._inbox.drop_all(error)
-        self._workers.drop_all(error)
-
-    async def _receive_job(self, channel: str) -> Message:
-        """Receive from a worker channel, or say why this name cannot be received from."""
-        process, local = self._find_address(channel)
-        if local is not None:
-            if process == self._hub.process:
-                raise exceptions.UnknownChannel(channel=channel)
-            raise exceptions.ForeignChannel(channel=channel)
-        while True:
-            queue = await self._hub.call(self._workers.demand, channel, receiving=True)
-            try:
-                job = await queue.mailbox.get()
-            except asyncio.CancelledError:
-                await asyncio.shield(self._hub.call(self._workers.withdraw, queue))
-                raise
-            message = self._workers.open(job, channel)
-            if message is not None:
-                return message
-
-    # Called by the floors below, at home
-
-    def _make_direct_mailbox(self, channel: str) -> DirectMailbox:
-        return DirectMailbox(
-            channel,
-            self.get_capacity(channel),
-            self.options.channel_max_bytes,
-            self.expiry,
-            self._tally,
-            self,
-        )
-
-    def _make_mailbox(self, channel: str) -> Mailbox:
-        """Make the mailbox behind a worker channel; Redis keeps the bounds of its queue."""
-        return Mailbox(channel, 2**31, 2**62, self.expiry, self._tally, self)
-
-    def overflowed(self, mailbox: Mailbox) -> None:
-        """See `Observer.overflowed`."""
-        logger.warning(
-            "! %s is full (%d messages): dropping what comes until its consumer has caught up",
-            mailbox.name,
-            len(mailbox),
-        )
-
-    def relieved(self, mailbox: Mailbox, dropped: int) -> None:
-        """See `Observer.relieved`."""
-        logger.warning("= %s has caught up; %d messages were dropped", mailbox.name, dropped)
-
-    def _reap(self) -> None:
-        self._inbox.reap(self.expiry)
-        self._workers.reap(self.expiry)
-
-    def _loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
-        self._inbox.forget_loop(loop)
-        return self._is_awaited
-
-    @property
-    def _is_awaited(self) -> bool:
-        mailboxes = self._inbox.mailboxes.values()
-        return any(m.is_awaited for m in mailboxes) or self._workers.is_awaited
+    # Gaps
 
     def _gap_opened(self, reason: str) -> None:
         if self.options.on_disconnect is not None:
-            self._tell_all({"type": self.options.on_disconnect, "reason": reason})
+            self._process.tell_all({"type": self.options.on_disconnect, "reason": reason})
 
     def _gap_closed(self, seconds: float) -> None:
         if self.options.on_reconnect is not None:
-            self._tell_all({"type": self.options.on_reconnect, "seconds": seconds})
-
-    def _tell_all(self, message: Message) -> None:
-        self._inbox.put_to_all(Body.made(self._codec, message, time.monotonic()))
+            self._process.tell_all({"type": self.options.on_reconnect, "seconds": seconds})
 
 
 class SyncVerbs:
@@ -454,12 +341,11 @@ class SyncVerbs:
 
     def group_add(self, group: str, channel: str) -> None:
         """See `MultiplexedChannelLayer.group_add`."""
-        self._call("group_add", *self._layer._prepare_membership("group_add", group, channel))
+        self._call("group_add", *self._layer._prepare_membership(True, group, channel))
 
     def group_discard(self, group: str, channel: str) -> None:
         """See `MultiplexedChannelLayer.group_discard`."""
-        prepared = self._layer._prepare_membership("group_discard", group, channel)
-        self._call("group_discard", *prepared)
+        self._call("group_discard", *self._layer._prepare_membership(False, group, channel))
 
     def close(self) -> None:
         """Close the connection; the next verb connects again."""

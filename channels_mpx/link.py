@@ -29,7 +29,13 @@ from .wire import Link, Receiver
 TRANSIENT = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY"})
 
 #: Arguments that mean something to a pool and nothing to one connection.
-_POOL_ARGUMENTS = ("max_connections", "timeout", "queue_class", "connection_class", "auto_close_connection_pool")
+_POOL_ARGUMENTS = (
+    "max_connections",
+    "timeout",
+    "queue_class",
+    "connection_class",
+    "auto_close_connection_pool",
+)
 
 
 class RedisDialer:
@@ -69,12 +75,12 @@ class RedisDialer:
         self.address = self._describe(self._arguments)
 
     def _choose_class(self) -> type[redis_connection.AbstractConnection]:
-        given: type[redis_connection.AbstractConnection] | None
-        given = self._arguments.get("connection_class")
+        given: Any = self._arguments.get("connection_class")
         if self._arguments.pop("ssl", False):
             return redis_connection.SSLConnection
         if given is not None:
-            return given
+            chosen: type[redis_connection.AbstractConnection] = given
+            return chosen
         if "path" in self._arguments:
             return redis_connection.UnixDomainSocketConnection
         return redis_connection.Connection
@@ -95,7 +101,7 @@ class RedisDialer:
                 arguments["host"], arguments["port"] = await self._discover()
             address = self._describe(arguments)
             connection = self._class(**arguments)
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             await self._require_master(connection)
             return _take_over(connection, receiver, address)
         except BaseException as error:
@@ -107,7 +113,7 @@ class RedisDialer:
 
     async def _discover(self) -> tuple[str, int]:
         """Ask the sentinels who is master now."""
-        sentinel = Sentinel(
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
             self._sentinel["sentinels"],
             sentinel_kwargs={
                 "socket_timeout": self._timeout,
@@ -134,7 +140,9 @@ class RedisDialer:
     def _translate(self, error: BaseException) -> exceptions.LinkError:
         code = str(error).partition(" ")[0]
         is_certificate = isinstance(error.__context__, ssl.SSLCertVerificationError)
-        is_refusal = isinstance(error, (redis_errors.ResponseError, redis_errors.AuthenticationError))
+        is_refusal = isinstance(
+            error, (redis_errors.ResponseError, redis_errors.AuthenticationError)
+        )
         if is_certificate or (
             is_refusal
             and code not in TRANSIENT

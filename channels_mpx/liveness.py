@@ -43,15 +43,15 @@ class Liveness:
         self._ping_timeout = ping_timeout
         self._probe_interval = probe_interval
         self._stretch = 1
-        self.started(0.0)
+        self.started(0.0, 0)
 
-    def started(self, now: float) -> None:
-        """A new link begins."""
+    def started(self, now: float, heard: int) -> None:
+        """A new link begins, after so many messages on earlier ones."""
         self._pinged_at: float | None = None
         self._probed_at: float | None = None
         self._probe_taken_at: float | None = None
         self._heard_at = now
-        self._heard = 0
+        self._heard = heard
         self._due = now
 
     def probe_taken(self, now: float) -> None:

@@ -21,123 +21,23 @@ import asyncio
 import contextlib
 import threading
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["Courier", "Home", "JobAbandoned", "LoopIsGone", "Residence"]
+from .couriers import Courier, JobAbandoned, LoopIsGone, Outcome, courier_to
+
+__all__ = ["Home", "Residence"]
 
 T = TypeVar("T")
-Job = Callable[[], object]
 
 #: Calls after which a loop that only sends is taken for a lasting one.
 CALLS_OF_A_LASTING_LOOP = 64
 
+#: Seconds that jobs under way have to end when their home does.
+GRACE = 0.5
+
 #: Seconds that leaving a background loop may take: it has only our own code to finish.
 PATIENCE = 5.0
-
-
-class LoopIsGone(Exception):
-    """The loop ended before it took the job; the job was not begun."""
-
-
-class JobAbandoned(Exception):
-    """The loop ended while the job was under way; what became of it is not known."""
-
-
-class Courier:
-    """Carries jobs to one event loop from any thread; those of one moment share one wake-up."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._jobs: deque[tuple[Job, Job | None]] = deque()
-        self._lock = threading.Lock()
-        self._is_called = False
-        self._is_closed = False
-
-    def post(self, job: Job, refuse: Job | None = None) -> None:
-        """Have ``job`` called on the loop, in order of posting.
-
-        Args:
-            job: Called on the loop.
-            refuse: Called instead, on the loop, if the courier is closed before.
-
-        Raises:
-            LoopIsGone: The loop or the courier is closed; the job will not be called.
-        """
-        with self._lock:
-            if self._is_closed:
-                raise LoopIsGone
-            self._jobs.append((job, refuse))
-            if self._is_called:
-                return
-            try:
-                self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError as error:  # the loop is closed
-                self._is_closed = True
-                self._jobs.pop()
-                raise LoopIsGone from error
-            self._is_called = True
-
-    def close(self) -> None:
-        """Take no more jobs and refuse those that have not been delivered yet."""
-        with self._lock:
-            self._is_closed = True
-            jobs, self._jobs = self._jobs, deque()
-        for _, refuse in jobs:
-            if refuse is not None:
-                refuse()
-
-    def _deliver(self) -> None:
-        with self._lock:
-            self._is_called = False
-            jobs, self._jobs = self._jobs, deque()
-        for job, _ in jobs:
-            job()
-
-
-_couriers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Courier]
-_couriers = weakref.WeakKeyDictionary()
-
-
-def after_fork() -> None:
-    """Forget the parent's loops: their couriers' locks may be held by threads that are gone."""
-    _couriers.clear()
-
-
-def _courier_to(loop: asyncio.AbstractEventLoop) -> Courier:
-    """Return the courier that brings results back to a loop that is not home."""
-    courier = _couriers.get(loop)
-    if courier is None:
-        courier = _couriers[loop] = Courier(loop)
-    return courier
-
-
-class Outcome(Generic[T]):
-    """What became of a job, for a thread that blocks until it is known."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self._value: T | None = None
-        self._error: BaseException | None = None
-
-    def settle(self, value: T | None, error: BaseException | None) -> None:
-        """Let the waiting thread go on."""
-        self._value, self._error = value, error
-        self._lock.release()
-
-    def wait(self, timeout: float) -> T:
-        """Return the value or raise the error.
-
-        Raises:
-            TimeoutError: It is not known after ``timeout`` seconds.
-        """
-        if not self._lock.acquire(timeout=timeout):
-            raise TimeoutError(f"no answer from the multiplexer's loop for {timeout} s")
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]
 
 
 class Home:
@@ -154,6 +54,7 @@ class Home:
         self.loop = loop
         self.thread = thread
         self.courier = Courier(loop)
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     def __repr__(self) -> str:
         where = "background" if self.thread else "shared"
@@ -171,7 +72,7 @@ class Home:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
         begun: list[asyncio.Future[T]] = []
-        back = _courier_to(loop)
+        back = courier_to(loop)
 
         def settle(value: T | None, error: BaseException | None) -> None:
             with contextlib.suppress(LoopIsGone):  # then nobody waits any more
@@ -192,8 +93,8 @@ class Home:
 
         Raises:
             LoopIsGone: Home ended first, the verb was not begun.
-            JobAbandoned: Home ended while the verb was under way.
-            TimeoutError: It has not ended after ``timeout`` seconds.
+            JobAbandoned: Home ended while the verb was under way, or it takes longer than
+                ``timeout`` seconds.
         """
         outcome: Outcome[T] = Outcome()
         self.courier.post(
@@ -212,6 +113,7 @@ class Home:
         """Start a verb on this loop and report its end, whatever that is."""
 
         def report(future: asyncio.Future[T]) -> None:
+            self._under_way.discard(future)
             if future.cancelled():
                 settle(None, JobAbandoned())
             else:
@@ -224,7 +126,13 @@ class Home:
             settle(None, error)
             return
         begun.append(future)
+        self._under_way.add(future)
         future.add_done_callback(report)
+
+    async def finish(self) -> None:
+        """Let what was handed over, and can end soon, come to its end."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=GRACE)
 
 
 def _settle(result: asyncio.Future[T], value: T | None, error: BaseException | None) -> None:
@@ -244,6 +152,7 @@ class Residence:
             it returns is the tenant's life there. When that is cancelled it must end soon and
             leave nothing behind on that loop.
         leave: Called on the home loop to make ``live`` end in an orderly way.
+        may_leave: Tells whether that would cost nobody anything, from whatever thread asks.
         forsake: Called when a home's loop has stopped without ending ``live``, from whatever
             thread noticed: the tenant forgets what it has there.
         name: For the name of the background thread.
@@ -253,11 +162,13 @@ class Residence:
         self,
         live: Callable[[Home], Coroutine[Any, Any, None]],
         leave: Callable[[], None],
+        may_leave: Callable[[], bool],
         forsake: Callable[[], None],
         name: str,
     ) -> None:
         self._live = live
         self._leave = leave
+        self._may_leave = may_leave
         self._forsake = forsake
         self._name = name
         self.reset()
@@ -288,7 +199,7 @@ class Residence:
             if here is not None and (receiving or self._is_lasting(here)):
                 if current is None:
                     return self._settle_on(here)
-                if current.thread is not None:
+                if current.thread is not None and self._may_leave():
                     self._stop(current)
                     return self._settle_on(here)
             return self.current or self._settle_in_background()
@@ -356,6 +267,7 @@ class Residence:
             homes.append(home)
             ready.set()
             await life
+            await home.finish()
 
         thread = threading.Thread(
             target=lambda: asyncio.run(live()), name=f"{self._name}.home", daemon=True

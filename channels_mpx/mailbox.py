@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from asyncio import _get_running_loop
 from collections import deque
 from typing import Protocol
 
@@ -129,18 +130,13 @@ class Mailbox:
     def put(self, item: Item) -> bool:
         """Add a message at the end; never waits. Returns whether there was room."""
         items = self._items
-        if items is None:
+        if items:
+            size = self.bytes_in - self.bytes_out + item.size
+            if len(items) >= self.capacity or size > self.max_bytes:
+                self._refuse()
+                return False
+        elif items is None:
             items = self._items = deque()
-        held = len(items)
-        if held and (
-            held >= self.capacity or self.bytes_in - self.bytes_out + item.size > self.max_bytes
-        ):
-            self.dropped += 1
-            self._tally.full += 1
-            self._overflow += 1
-            if self._overflow == 1:
-                self._observer.overflowed(self)
-            return False
         items.append(item)
         self.bytes_in += item.size
         if self._waiters:
@@ -173,27 +169,38 @@ class Mailbox:
         Raises:
             BaseException: What `close` was given.
         """
-        while True:
-            item = self.take()
-            if item is not None:
-                return item
-            if self._closed_by is not None:
-                raise self._closed_by
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            if self._items or self._closed_by is not None:
-                # Another thread put between `take` and `append`, and saw no waiter.
-                self._forget(waiter)
-                continue
+        while (item := self.take()) is None:
+            waiter = self.arrival()
             try:
                 await waiter
             except BaseException:
-                self._forget(waiter)
-                if self._items:
-                    self._wake()
+                self.abandon(waiter)
                 raise
-            finally:
-                self.last_read = time.monotonic()
+        return item
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return a future that is done when `take` is worth another try.
+
+        Await it on this loop, and pass it to `abandon` if that is cut short.
+
+        Raises:
+            BaseException: What `close` was given.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        if self._items or self._closed_by is not None:
+            # Another thread was quicker, and saw no waiter.
+            self._forget(waiter)
+            release(waiter)
+        return waiter
+
+    def abandon(self, waiter: asyncio.Future[None]) -> None:
+        """Stop waiting: a message that this waiter was woken for is somebody else's."""
+        self._forget(waiter)
+        if self._items:
+            self._wake()
 
     def expire(self, now: float) -> None:
         """Drop what has waited too long at ``now``, in seconds of `time.monotonic`."""
@@ -217,6 +224,13 @@ class Mailbox:
         while self._waiters:
             self._wake()
 
+    def _refuse(self) -> None:
+        self.dropped += 1
+        self._tally.full += 1
+        self._overflow += 1
+        if self._overflow == 1:
+            self._observer.overflowed(self)
+
     def _forget(self, waiter: asyncio.Future[None]) -> None:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
@@ -226,7 +240,7 @@ class Mailbox:
         while self._waiters:
             waiter = self._waiters.pop(0)
             loop = waiter.get_loop()
-            if loop is asyncio._get_running_loop():
+            if loop is _get_running_loop():
                 if not waiter.done():
                     waiter.set_result(None)
                     return

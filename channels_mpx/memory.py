@@ -62,7 +62,11 @@ class MemoryBroker:
             b"UNLINK": self._unlink,
             b"LLEN": lambda key: len(self.queues.get(key, ())),
         }
-        self._scripts = {PUSH.name: self._push, POP.name: self._pop, UNPOP.name: self._unpop}
+        self._scripts: dict[str, Callable[..., Any]] = {
+            PUSH.name: self._push,
+            POP.name: self._pop,
+            UNPOP.name: self._unpop,
+        }
 
     def execute(self, command: Command) -> Any:
         """Carry a command out and return its reply; an error is returned, not raised."""

@@ -208,10 +208,11 @@ def _wrong(problem: str) -> exceptions.ConfigurationError:
 Check = Callable[[str, Any], Any]
 
 
-def _number(least: float, kind: type[int] | tuple[type, ...] = (int, float)) -> Check:
+def _number(least: float, whole: bool = False) -> Check:
     def check(name: str, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, kind) or not least <= value:
-            what = "a whole number" if kind is int else "a number of seconds"
+        is_number = isinstance(value, int if whole else (int, float))
+        if isinstance(value, bool) or not is_number or not least <= value:
+            what = "a whole number" if whole else "a number of seconds"
             raise _wrong(f"{name} must be {what}, at least {least}, not {value!r}")
         return value
 
@@ -248,7 +249,7 @@ def _capacities(name: str, value: Any) -> Any:
     for pattern, capacity in value.items():
         if not isinstance(pattern, (str, re.Pattern)):
             raise _wrong(f"{name}: {pattern!r} is neither a glob nor a compiled pattern")
-        _number(1, int)(f"{name}[{pattern!r}]", capacity)
+        _number(1, whole=True)(f"{name}[{pattern!r}]", capacity)
     return value
 
 
@@ -269,7 +270,7 @@ _CHECKS: dict[str, Check] = {
     "prefix": _prefix,
     "expiry": _number(0.001),
     "group_expiry": _number(0),
-    "capacity": _number(1, int),
+    "capacity": _number(1, whole=True),
     "channel_capacity": _capacities,
     "symmetric_encryption_keys": _keys,
     "serializer_format": _serializer,
@@ -279,8 +280,8 @@ _CHECKS: dict[str, Check] = {
     "ping_interval": _number(0.001),
     "ping_timeout": _number(0.001),
     "probe_interval": _number(0.001),
-    "max_message_size": _number(1024, int),
-    "channel_max_bytes": _number(1024, int),
+    "max_message_size": _number(1024, whole=True),
+    "channel_max_bytes": _number(1024, whole=True),
     "reconnect_delay": _number(0.001),
     "max_reconnect_delay": _number(0.001),
     "client_name": _client_name,

@@ -34,6 +34,7 @@ SLICE = 64
 #: Bytes of commands that may wait while Redis does not read.
 MAX_BACKLOG = 64 * 2**20
 
+_PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _SUBSCRIBE = {Kind.CHANNEL: b"SUBSCRIBE", Kind.PATTERN: b"PSUBSCRIBE"}
 _UNSUBSCRIBE = {Kind.CHANNEL: b"UNSUBSCRIBE", Kind.PATTERN: b"PUNSUBSCRIBE"}
 _ACKNOWLEDGED = {
@@ -79,8 +80,8 @@ class RedisLink(asyncio.Protocol):
         self._keep = keep
         self._parser = hiredis.Reader()
         self._slots: deque[asyncio.Future[Any] | _Batch] = deque()
-        self._out: list[bytes] = []
-        self._commands: list[Command | None] = []
+        #: What the transport has not been given; each has the slot at the same place from the end.
+        self._out: list[Command] = []
         self._backlog = 0
         self._flush_handle: asyncio.Handle | None = None
         self._may_write = True
@@ -102,11 +103,13 @@ class RedisLink(asyncio.Protocol):
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
         """See `Link.send`."""
-        if self._backlog > MAX_BACKLOG:
-            raise exceptions.LinkUnavailable(
-                address=self.address, seconds=0, reason="too much waits to be written"
-            )
-        self._write(pack(command), future, command)
+        if not self._may_write:
+            self._backlog += sum(map(_size, command))
+            if self._backlog > MAX_BACKLOG:
+                raise exceptions.LinkUnavailable(
+                    address=self.address, seconds=0, reason="too much waits to be written"
+                )
+        self._write(command, future)
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
         """See `Link.run`. The text travels once for each link, or when Redis has forgotten it."""
@@ -122,37 +125,30 @@ class RedisLink(asyncio.Protocol):
 
     def subscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
         """See `Link.subscribe`."""
-        self._write(pack((_SUBSCRIBE[kind], *names)), _Batch(kind, names, True), None)
+        self._write((_SUBSCRIBE[kind], *names), _Batch(kind, names, True))
 
     def unsubscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
         """See `Link.unsubscribe`."""
-        self._write(pack((_UNSUBSCRIBE[kind], *names)), _Batch(kind, names, False), None)
+        self._write((_UNSUBSCRIBE[kind], *names), _Batch(kind, names, False))
 
     def _ask(self, command: Command) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         self.send(command, future)
         return future
 
-    def _write(
-        self, data: bytes, slot: asyncio.Future[Any] | _Batch, command: Command | None
-    ) -> None:
+    def _write(self, command: Command, slot: asyncio.Future[Any] | _Batch) -> None:
         self._slots.append(slot)
-        self._out.append(data)
-        self._commands.append(command)
+        self._out.append(command)
         if self._flush_handle is None and self._may_write:
             self._flush_handle = self._loop.call_soon(self._flush)
-        elif not self._may_write:
-            self._backlog += len(data)
 
     def _flush(self) -> None:
         """Write what has gathered in this turn of the loop, in one go."""
         self._flush_handle = None
         if self._is_lost or not self._out:
             return
-        out = self._out
-        data = out[0] if len(out) == 1 else b"".join(out)
-        self._out = []
-        self._commands = []
+        data = b"".join(map(pack, self._out))
+        self._out.clear()
         self._backlog = 0
         self.bytes_written += len(data)
         self._transport.write(data)
@@ -185,13 +181,20 @@ class RedisLink(asyncio.Protocol):
 
     def _read_slice(self) -> None:
         """Hand out at most a slice of messages, then let the loop's other work have its turn."""
-        gets = self._parser.gets
-        receiver = self._receiver
+        gets, push = self._parser.gets, hiredis.PushNotification
+        receiver, slots = self._receiver, self._slots
         left = SLICE
         try:
             while left and (reply := gets()) is not False:
-                if type(reply) is not hiredis.PushNotification:
-                    self._reply(reply)
+                if type(reply) is not push:
+                    if not slots:
+                        self._desync("a reply that nobody waits for")
+                        return
+                    slot = slots.popleft()
+                    if type(reply) is not int or isinstance(slot, _Batch):
+                        self._reply(slot, reply)
+                    elif not slot.done():
+                        slot.set_result(reply)
                 elif reply[0] == b"message":
                     receiver.message(reply[1], reply[2])
                     left -= 1
@@ -218,14 +221,10 @@ class RedisLink(asyncio.Protocol):
             self._transport.pause_reading()
         self._loop.call_soon(self._read_slice)
 
-    def _reply(self, reply: Any) -> None:
-        if not self._slots:
-            self._desync("a reply that nobody waits for")
-            return
-        slot = self._slots.popleft()
-        if type(slot) is _Batch:
+    def _reply(self, slot: asyncio.Future[Any] | _Batch, reply: Any) -> None:
+        if isinstance(slot, _Batch):
             self._batch_refused(slot, reply)
-        elif slot.done():  # type: ignore[union-attr]
+        elif slot.done():
             pass  # whoever waited has gone
         elif isinstance(reply, hiredis.ReplyError):
             slot.set_exception(self._refusal("the command", reply))
@@ -300,19 +299,25 @@ class RedisLink(asyncio.Protocol):
         """Return the commands that the transport has not been given, with their futures."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
-        unsent: list[Pending] = []
-        for command in reversed(self._commands):
-            slot = self._slots.pop()
-            if command is not None and isinstance(slot, asyncio.Future):
-                unsent.append((command, slot))
-        unsent.reverse()
-        self._commands = []
-        self._out = []
+        slots = [self._slots.pop() for _ in self._out]
+        unsent = [
+            (command, slot)
+            for command, slot in zip(self._out, reversed(slots), strict=True)
+            if not isinstance(slot, _Batch)
+        ]
+        self._out.clear()
         return unsent
+
+
+def _size(argument: Argument) -> int:
+    return len(argument) if isinstance(argument, bytes) else 8
 
 
 def pack(command: Command) -> bytes:
     """Return a command as RESP: an array of bulk strings (Redis serialization protocol, Arrays)."""
+    if command[0] == b"PUBLISH" and len(command) == 3:
+        _, channel, payload = command
+        return _PUBLISH % (len(channel), channel, len(payload), payload)  # type: ignore[arg-type]
     parts = [b"*%d\r\n" % len(command)]
     for argument in command:
         data = argument if isinstance(argument, bytes) else b"%d" % argument

@@ -132,7 +132,9 @@ class Entry:
         try:
             self.state = TRANSITIONS[self.state][cause]
         except KeyError:
-            raise IllegalTransition(f"{cause.value} for a topic that is {self.state.value}") from None
+            raise IllegalTransition(
+                f"{cause.value} for a topic that is {self.state.value}"
+            ) from None
 
 
 class Router:

@@ -24,6 +24,23 @@ class Counters:
     since: float = field(default_factory=time.time)
     reconnections: dict[str, int] = field(default_factory=dict)
 
+    def linked(self) -> None:
+        """A link was made."""
+        self.epoch += 1
+        self.since = time.time()
+        self.last_error = None
+
+    def unlinked(self, bytes_read: int, bytes_written: int) -> None:
+        """A link has ended, however; so much went over it."""
+        self.bytes_read += bytes_read
+        self.bytes_written += bytes_written
+        self.since = time.time()
+
+    def lost(self, reason: str) -> None:
+        """A link was lost."""
+        self.last_error = reason
+        self.reconnections[reason] = self.reconnections.get(reason, 0) + 1
+
 
 @dataclass(frozen=True)
 class HubStatistics:

@@ -40,8 +40,6 @@ class Link(Protocol):
 
     #: Where it leads, for people; never a password.
     address: str
-    #: When a byte last came, on the loop's clock.
-    last_read: float
     #: Bytes read and written so far.
     bytes_read: int
     bytes_written: int
@@ -69,6 +67,10 @@ class Link(Protocol):
 
     def disown(self) -> None:
         """In a child made by fork: let go of the connection, which stays the parent's."""
+
+    @property
+    def last_read(self) -> float:
+        """When a byte last came, on the loop's clock."""
 
     @property
     def in_flight(self) -> int:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from . import exceptions
 from .envelope import Form
@@ -148,9 +149,7 @@ class Workers:
         make_mailbox: Makes the mailbox for a channel's name.
     """
 
-    def __init__(
-        self, hub: Hub, intake: Intake, make_mailbox: Callable[[str], Mailbox]
-    ) -> None:
+    def __init__(self, hub: Hub, intake: Intake, make_mailbox: Callable[[str], Mailbox]) -> None:
         self.hub = hub
         self._intake = intake
         self._make_mailbox = make_mailbox
@@ -239,9 +238,9 @@ class Workers:
         del self._queues[queue.channel]
         self.hub.leave(queue.topic, queue)
 
-    def start(self, work: object) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background, and keep it from being collected."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -258,7 +257,7 @@ class Workers:
         header = self._intake.unwrap(job.payload, name)
         if header is None:
             return None
-        if header.form is not Form.WORKER:
-            self._intake.reject_form(header, name)
+        if header[0] is not Form.WORKER:
+            self._intake.reject_form(header[0], name)
             return None
         return self._intake.open(self._intake.body(job.payload, header), channel)

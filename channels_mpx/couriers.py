@@ -1,0 +1,118 @@
+"""Ways between threads: jobs carried to an event loop, and outcomes awaited without one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Courier", "JobAbandoned", "LoopIsGone", "Outcome", "after_fork", "courier_to"]
+
+T = TypeVar("T")
+Job = Callable[[], object]
+
+
+class LoopIsGone(Exception):
+    """The loop ended before it took the job; the job was not begun."""
+
+
+class JobAbandoned(Exception):
+    """The loop ended while the job was under way; what became of it is not known."""
+
+
+class Courier:
+    """Carries jobs to one event loop from any thread; those of one moment share one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._jobs: deque[tuple[Job, Job | None]] = deque()
+        self._lock = threading.Lock()
+        self._is_called = False
+        self._is_closed = False
+
+    def post(self, job: Job, refuse: Job | None = None) -> None:
+        """Have ``job`` called on the loop, in order of posting.
+
+        Args:
+            job: Called on the loop.
+            refuse: Called instead, on the loop, if the courier is closed before.
+
+        Raises:
+            LoopIsGone: The loop or the courier is closed; the job will not be called.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise LoopIsGone
+            self._jobs.append((job, refuse))
+            if self._is_called:
+                return
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError as error:  # the loop is closed
+                self._is_closed = True
+                self._jobs.pop()
+                raise LoopIsGone from error
+            self._is_called = True
+
+    def close(self) -> None:
+        """Take no more jobs and refuse those that have not been delivered yet."""
+        with self._lock:
+            self._is_closed = True
+            jobs, self._jobs = self._jobs, deque()
+        for _, refuse in jobs:
+            if refuse is not None:
+                refuse()
+
+    def _deliver(self) -> None:
+        with self._lock:
+            self._is_called = False
+            jobs, self._jobs = self._jobs, deque()
+        for job, _ in jobs:
+            job()
+
+
+_couriers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Courier]
+_couriers = weakref.WeakKeyDictionary()
+
+
+def after_fork() -> None:
+    """Forget the parent's loops: their couriers' locks may be held by threads that are gone."""
+    _couriers.clear()
+
+
+def courier_to(loop: asyncio.AbstractEventLoop) -> Courier:
+    """Return the courier that brings results back to a loop that is not home."""
+    courier = _couriers.get(loop)
+    if courier is None:
+        courier = _couriers[loop] = Courier(loop)
+    return courier
+
+
+class Outcome(Generic[T]):
+    """What became of a job, for a thread that blocks until it is known."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    def settle(self, value: T | None, error: BaseException | None) -> None:
+        """Let the waiting thread go on."""
+        self._value, self._error = value, error
+        self._lock.release()
+
+    def wait(self, timeout: float) -> T:
+        """Return the value or raise the error.
+
+        Raises:
+            JobAbandoned: It is not known after ``timeout`` seconds.
+        """
+        if not self._lock.acquire(timeout=timeout):
+            raise JobAbandoned
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]

@@ -1,0 +1,128 @@
+"""Takes a link's pulse: carries out what `liveness` decides, with timers and commands."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from . import envelope
+from .liveness import Liveness, Verdict
+from .names import Topic
+from .statistics import Counters
+from .wire import Link
+
+__all__ = ["Pulse"]
+
+
+class Pulse:
+    """Watches one link after the other on a loop, and loses those that are dead or deaf.
+
+    Args:
+        loop: The home loop.
+        liveness: The rules.
+        counters: Round trips are noted there; the number of messages is read there.
+        inbox: The channel that probes go to.
+        ping_timeout: For the reason, when a link is dead.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        liveness: Liveness,
+        counters: Counters,
+        inbox: bytes,
+        ping_timeout: float,
+    ) -> None:
+        self._loop = loop
+        self._liveness = liveness
+        self._counters = counters
+        self._inbox = inbox
+        self._ping_timeout = ping_timeout
+        self._link: Link | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        #: Whether there is anything that could be missed: without it no probe is sent.
+        self.is_listening = False
+
+    def start(self, link: Link) -> None:
+        """Begin to watch a link."""
+        self._link = link
+        self._liveness.started(self._loop.time(), self._counters.received)
+        self._later(link)
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._link = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # As the subscriber to the inbox, so that probes come back: their count is all that matters.
+
+    def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
+        """See `Subscriber.deliver`."""
+
+    def activated(self, topic: Topic) -> None:
+        """See `Subscriber.activated`."""
+
+    def interrupted(self, reason: str) -> None:
+        """See `Subscriber.interrupted`."""
+
+    def refused(self, topic: Topic, error: Exception) -> None:
+        """See `Subscriber.refused`: who cannot hear must not be judged by hearing."""
+        self.is_listening = False
+
+    def _later(self, link: Link) -> None:
+        pause = self._liveness.next_check(self._loop.time(), link.last_read)
+        self._timer = self._loop.call_later(pause, self._check, link)
+
+    def _check(self, link: Link) -> None:
+        now = self._loop.time()
+        verdict = self._liveness.judge(now, link.last_read, self._counters.received)
+        if verdict is Verdict.DEAD:
+            link.lose(f"no sign of life for {self._ping_timeout} s after a PING")
+        elif verdict is Verdict.DEAF:
+            link.lose("a message to ourselves did not come back")
+        else:
+            if verdict is Verdict.PING:
+                self._ping(link)
+            elif verdict is Verdict.PROBE and self.is_listening:
+                self._probe(link)
+            elif verdict is Verdict.PROBE:
+                self._liveness.probe_failed(now)
+            self._later(link)
+
+    def _ping(self, link: Link) -> None:
+        sent = self._loop.time()
+
+        def answered(reply: asyncio.Future[Any]) -> None:
+            if _succeeded(reply):
+                self._counters.ping_rtt = self._loop.time() - sent
+
+        self._ask(link, b"PING").add_done_callback(answered)
+
+    def _probe(self, link: Link) -> None:
+        """Ask the server for its role, and send ourselves a message through it."""
+        sent = self._loop.time()
+
+        def role_known(reply: asyncio.Future[Any]) -> None:
+            if _succeeded(reply) and reply.result()[0] != b"master" and self._link is link:
+                link.lose("the server is not a master any more")
+
+        def published(reply: asyncio.Future[Any]) -> None:
+            if _succeeded(reply):
+                self._liveness.probe_taken(self._loop.time())
+                self._counters.probe_rtt = self._loop.time() - sent
+            else:
+                self._liveness.probe_failed(self._loop.time())
+
+        payload = envelope.wrap(envelope.Form.PROBE, b"")
+        self._ask(link, b"ROLE").add_done_callback(role_known)
+        self._ask(link, b"PUBLISH", self._inbox, payload).add_done_callback(published)
+
+    def _ask(self, link: Link, *command: bytes) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        link.send(command, future)
+        return future
+
+
+def _succeeded(reply: asyncio.Future[Any]) -> bool:
+    return not reply.cancelled() and reply.exception() is None
