@@ -153,7 +153,7 @@ class Inbox:
         for mailbox in tuple(self._by_local.values()):
             if mailbox.loop.is_closed():
                 self._drop(mailbox.local)
-            elif not mailbox.is_awaited and now - mailbox.last_read > expiry:
+            elif mailbox.idle(now) > expiry:
                 mailbox.expire(now)
                 if not mailbox.is_dormant:
                     mailbox.is_dormant = True
@@ -192,6 +192,7 @@ class Inbox:
     def _drop(self, local: bytes) -> None:
         mailbox = self._by_local.pop(local)
         del self.mailboxes[mailbox.name]
+        self._intake.tally.delivered += mailbox.taken
         self.dropped(mailbox)
 
     # Messages, on the reader

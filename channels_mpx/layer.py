@@ -156,13 +156,17 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             await self._hub.call(self._process.wake, mailbox, receiving=True)
         while True:
             # `Mailbox.get`, written out: this is the path of every message of every consumer.
-            while (item := mailbox.take()) is None:
+            item = mailbox.take()
+            if item is None:
                 waiter = mailbox.arrival()
                 try:
-                    await waiter
+                    item = await waiter
                 except BaseException:
                     mailbox.abandon(waiter)
                     raise
+                if item is None:
+                    continue
+                mailbox.taken += 1
             body: Body = item  # type: ignore[assignment]
             try:
                 return body.open()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from asyncio import _get_running_loop
+from asyncio import _get_running_loop, get_running_loop
 from collections import deque
 from typing import Protocol
 
@@ -39,7 +39,7 @@ class Tally:
     __slots__ = ("delivered", "expired", "full", "malformed", "unknown")
 
     def __init__(self) -> None:
-        #: Taken by a consumer.
+        #: Taken by consumers that are gone.
         self.delivered = 0
         #: Dropped because nobody took it in time.
         self.expired = 0
@@ -64,15 +64,17 @@ class Mailbox:
 
     Attributes:
         dropped: Messages refused because the mailbox was full.
-        last_read: When somebody last took or waited, in seconds of `time.monotonic`.
+        taken: Messages that a consumer got.
     """
 
     __slots__ = (
         "__weakref__",
         "_closed_by",
+        "_idle_since",
         "_items",
         "_observer",
         "_overflow",
+        "_seen",
         "_tally",
         "_waiters",
         "bytes_in",
@@ -80,9 +82,9 @@ class Mailbox:
         "capacity",
         "dropped",
         "expiry",
-        "last_read",
         "max_bytes",
         "name",
+        "taken",
     )
 
     def __init__(
@@ -99,7 +101,9 @@ class Mailbox:
         self.max_bytes = max_bytes
         self.expiry = expiry
         self.dropped = 0
-        self.last_read = time.monotonic()
+        self.taken = 0
+        self._seen = 0
+        self._idle_since = time.monotonic()
         # Each of the two is written by one thread only, so no lock guards their difference.
         self.bytes_in = 0
         self.bytes_out = 0
@@ -108,7 +112,7 @@ class Mailbox:
         self._overflow = 0
         # An idle consumer has no queue: an empty deque is 600 bytes.
         self._items: deque[Item] | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[Item | None]] = []
         self._closed_by: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -127,6 +131,17 @@ class Mailbox:
         """Whether somebody waits in `get`."""
         return bool(self._waiters)
 
+    def idle(self, now: float) -> float:
+        """Return for how many seconds nobody has read or waited, as far as these calls have seen.
+
+        Args:
+            now: The time, in seconds of `time.monotonic`.
+        """
+        if self._waiters or self.taken != self._seen:
+            self._seen = self.taken
+            self._idle_since = now
+        return now - self._idle_since
+
     def put(self, item: Item) -> bool:
         """Add a message at the end; never waits. Returns whether there was room."""
         items = self._items
@@ -135,7 +150,14 @@ class Mailbox:
             if len(items) >= self.capacity or size > self.max_bytes:
                 self._refuse()
                 return False
-        elif items is None:
+        elif self._waiters:
+            # Whoever waits gets it into his hands; the queue stays empty.
+            waiter = self._waiters.pop(0)
+            if waiter.get_loop() is _get_running_loop() and not waiter.done():
+                waiter.set_result(item)
+                return True
+            self._waiters.insert(0, waiter)
+        if items is None:
             items = self._items = deque()
         items.append(item)
         self.bytes_in += item.size
@@ -148,13 +170,13 @@ class Mailbox:
         items = self._items
         if not items:
             return None
-        now = self.last_read = time.monotonic()
+        now = time.monotonic()
         if now - items[0].arrived > self.expiry:
             self.expire(now)
         item = items.popleft() if items else None
         if item is not None:
             self.bytes_out += item.size
-            self._tally.delivered += 1
+            self.taken += 1
         if self._overflow and not items:
             dropped, self._overflow = self._overflow, 0
             self._observer.relieved(self, dropped)
@@ -172,23 +194,27 @@ class Mailbox:
         while (item := self.take()) is None:
             waiter = self.arrival()
             try:
-                await waiter
+                item = await waiter
             except BaseException:
                 self.abandon(waiter)
                 raise
+            if item is not None:
+                self.taken += 1
+                break
         return item
 
-    def arrival(self) -> asyncio.Future[None]:
-        """Return a future that is done when `take` is worth another try.
+    def arrival(self) -> asyncio.Future[Item | None]:
+        """Return a future for the next message; None when `take` is worth another try.
 
-        Await it on this loop, and pass it to `abandon` if that is cut short.
+        Await it on this loop, pass it to `abandon` if that is cut short, and count what it
+        brought in ``taken``.
 
         Raises:
             BaseException: What `close` was given.
         """
         if self._closed_by is not None:
             raise self._closed_by
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Item | None] = get_running_loop().create_future()
         self._waiters.append(waiter)
         if self._items or self._closed_by is not None:
             # Another thread was quicker, and saw no waiter.
@@ -196,9 +222,14 @@ class Mailbox:
             release(waiter)
         return waiter
 
-    def abandon(self, waiter: asyncio.Future[None]) -> None:
+    def abandon(self, waiter: asyncio.Future[Item | None]) -> None:
         """Stop waiting: a message that this waiter was woken for is somebody else's."""
         self._forget(waiter)
+        if waiter.done() and not waiter.cancelled() and (item := waiter.result()) is not None:
+            if self._items is None:
+                self._items = deque()
+            self._items.appendleft(item)
+            self.bytes_in += item.size
         if self._items:
             self._wake()
 
@@ -231,7 +262,7 @@ class Mailbox:
         if self._overflow == 1:
             self._observer.overflowed(self)
 
-    def _forget(self, waiter: asyncio.Future[None]) -> None:
+    def _forget(self, waiter: asyncio.Future[Item | None]) -> None:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
 
@@ -249,7 +280,7 @@ class Mailbox:
                 return
 
 
-def release(waiter: asyncio.Future[None]) -> None:
+def release(waiter: asyncio.Future[Item | None]) -> None:
     """Resolve a future that may have been cancelled meanwhile."""
     if not waiter.done():
         waiter.set_result(None)

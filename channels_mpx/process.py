@@ -70,7 +70,7 @@ class Process:
             groups=len(self.groups),
             waiting=sum(map(len, mailboxes)),
             deepest=(deepest.name, len(deepest)) if deepest else None,
-            delivered=tally.delivered,
+            delivered=tally.delivered + sum(mailbox.taken for mailbox in mailboxes),
             dropped={
                 "full": tally.full,
                 "expired": tally.expired,
@@ -109,7 +109,6 @@ class Process:
     async def wake(self, mailbox: DirectMailbox) -> None:
         """Somebody reads a dormant channel again: give it its groups back."""
         mailbox.is_dormant = False
-        mailbox.last_read = time.monotonic()
         await self.groups.resume(mailbox)
 
     async def _add_asked(self, request: Message) -> None:

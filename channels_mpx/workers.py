@@ -220,7 +220,7 @@ class Workers:
         now = time.monotonic()
         for queue in tuple(self._queues.values()):
             mailbox = queue.mailbox
-            if not queue.demand and not len(mailbox) and now - mailbox.last_read > expiry:
+            if not queue.demand and not len(mailbox) and mailbox.idle(now) > expiry:
                 self._forget(queue)
 
     @property
