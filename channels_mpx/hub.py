@@ -155,6 +155,23 @@ class Hub:
             except couriers.JobAbandoned as error:
                 raise self._lost("its event loop ended or is blocked") from error
 
+    def post(self, act: Callable[..., object], *args: Any, receiving: bool = False) -> None:
+        """Have ``act`` called at home: at once from the home loop, else soon. Nothing is awaited.
+
+        Args:
+            act: What to call.
+            args: For ``act``.
+            receiving: Whether this loop is going to wait for messages.
+        """
+        while True:
+            home = self._residence.home(receiving)
+            if home.loop is asyncio._get_running_loop():
+                act(*args)
+                return
+            with contextlib.suppress(couriers.LoopIsGone):
+                home.courier.post(lambda: act(*args))
+                return
+
     def keep_alive(self) -> None:
         """Connect, if need be, because somebody on this loop waits for messages."""
         self._residence.home(receiving=True)
@@ -248,6 +265,12 @@ class Hub:
     def leave(self, topic: Topic, subscriber: Subscriber) -> None:
         """Withdraw the wish for a topic. Nothing is delivered from now on; nothing is awaited."""
         self._router.unsubscribe(topic, subscriber)
+        if self.life is not None:
+            self.life.pump_soon()
+
+    def leave_all(self, subscriber: Subscriber) -> None:
+        """Withdraw all of a subscriber's wishes."""
+        self._router.unsubscribe_all(subscriber)
         if self.life is not None:
             self.life.pump_soon()
 

@@ -8,6 +8,7 @@ reported once per episode. An episode ends when the consumer has taken everythin
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from asyncio import _get_running_loop, get_running_loop
 from collections import deque
@@ -58,7 +59,7 @@ class Mailbox:
         name: The channel, for people.
         capacity: The most messages that wait.
         max_bytes: The most bytes that wait; one message always fits into an empty mailbox.
-        expiry: Seconds after which a message that waits is dropped.
+        expiry: Seconds after which a message that waits is dropped; `math.inf`: never.
         tally: Where drops and deliveries are counted as well.
         observer: Told when an episode of drops begins and ends.
 
@@ -170,9 +171,10 @@ class Mailbox:
         items = self._items
         if not items:
             return None
-        now = time.monotonic()
-        if now - items[0].arrived > self.expiry:
-            self.expire(now)
+        if self.expiry is not math.inf:
+            now = time.monotonic()
+            if now - items[0].arrived > self.expiry:
+                self.expire(now)
         item = items.popleft() if items else None
         if item is not None:
             self.bytes_out += item.size

@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from .frames import (
     Activated,
@@ -224,15 +224,16 @@ class Router:
         """Return what ``subscriber`` wants."""
         return tuple(self._topics_of.get(subscriber, ()))
 
-    def route(self, channel: bytes) -> Iterable[Subscriber]:
-        """Return whom a message on an exact channel concerns."""
-        entry = self._channels.get(channel)
-        return entry.members if entry is not None else ()
+    def route(self, channel: bytes) -> Entry | None:
+        """Return the topic whose members a message on an exact channel concerns, if there is one."""
+        return self._channels.get(channel)
 
-    def route_pattern(self, pattern: bytes) -> Iterable[Subscriber]:
-        """Return whom a message that came through a pattern concerns: nobody else gets it."""
-        entry = self._patterns.get(pattern)
-        return entry.members if entry is not None else ()
+    def route_pattern(self, pattern: bytes) -> Entry | None:
+        """Return the topic whose members a message that came through a pattern concerns.
+
+        It concerns nobody else: Redis sends it once more for the exact channel.
+        """
+        return self._patterns.get(pattern)
 
     def made(self) -> None:
         """Note that there is a link on which nothing is subscribed."""

@@ -33,7 +33,7 @@ from .backoff import delays
 from .frames import Subscribe, Subscriber
 from .liveness import Liveness
 from .loops import Home
-from .names import Kind, Topic
+from .names import Topic
 from .options import Options
 from .parking import Confirmations, Parking
 from .pulse import Pulse
@@ -177,20 +177,22 @@ class Supervisor:
     def message(self, channel: bytes, payload: bytes) -> None:
         """See `Receiver.message`."""
         self._counters.received += 1
-        subscribers = self._router.route(channel)
-        if not subscribers:
+        entry = self._router.route(channel)
+        if entry is None or not entry.members:
             self._counters.undelivered += 1
             return
-        topic = Topic(Kind.CHANNEL, channel)
-        for subscriber in subscribers:
-            subscriber.deliver(topic, channel, payload)
+        for subscriber in entry.members:
+            subscriber.deliver(entry.topic, channel, payload)
 
     def pattern_message(self, pattern: bytes, channel: bytes, payload: bytes) -> None:
         """See `Receiver.pattern_message`."""
         self._counters.received += 1
-        topic = Topic(Kind.PATTERN, pattern)
-        for subscriber in self._router.route_pattern(pattern):
-            subscriber.deliver(topic, channel, payload)
+        entry = self._router.route_pattern(pattern)
+        if entry is None or not entry.members:
+            self._counters.undelivered += 1
+            return
+        for subscriber in entry.members:
+            subscriber.deliver(entry.topic, channel, payload)
 
     def acknowledged(self, topic: Topic, subscribed: bool) -> None:
         """See `Receiver.acknowledged`."""
