@@ -30,6 +30,14 @@ __all__ = ["MultiplexedChannelLayer", "SyncVerbs"]
 Verb = Callable[..., Awaitable[Any]]
 Prepared = tuple[Verb, tuple[Any, ...]]
 
+# Channels 4.3 gave its name checks new names and deprecated the old ones.
+_require_channel_name: Callable[[BaseChannelLayer, Any], object] = getattr(
+    BaseChannelLayer, "require_valid_channel_name", BaseChannelLayer.valid_channel_name
+)
+_require_group_name: Callable[[BaseChannelLayer, Any], object] = getattr(
+    BaseChannelLayer, "require_valid_group_name", BaseChannelLayer.valid_group_name
+)
+
 #: Names whose check and whose place in Redis are remembered.
 REMEMBERED_NAMES = 4096
 
@@ -132,7 +140,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Args:
             prefix: The beginning of the name.
         """
-        self.require_valid_channel_name(f"{prefix}{self._hub.process}!0000000000")
+        _require_channel_name(self, f"{prefix}{self._hub.process}!0000000000")
         loop = asyncio.get_running_loop()
         return await self._hub.call(self._process.inbox.open, prefix, loop, receiving=True)
 
@@ -303,12 +311,12 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             return self._check_channel(channel)
 
     def _check_group(self, group: str) -> bytes:
-        self.require_valid_group_name(group)
+        _require_group_name(self, group)
         return self._hub.names.group(group)
 
     def _check_channel(self, channel: str) -> tuple[str, bytes | None]:
         """Return the process and the local part of a channel; no local part: a worker channel."""
-        self.require_valid_channel_name(channel)
+        _require_channel_name(self, channel)
         return parse_direct(channel) or ("", None)
 
     # Gaps
