@@ -10,7 +10,7 @@ import asyncio
 import functools
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -24,11 +24,9 @@ from .names import parse_direct
 from .options import Options
 from .process import Process
 from .statistics import LayerStatistics
+from .sync import Prepared, SyncVerbs
 
-__all__ = ["MultiplexedChannelLayer", "SyncVerbs"]
-
-Verb = Callable[..., Awaitable[Any]]
-Prepared = tuple[Verb, tuple[Any, ...]]
+__all__ = ["MultiplexedChannelLayer"]
 
 # Channels 4.3 gave its name checks new names and deprecated the old ones.
 _require_channel_name: Callable[[BaseChannelLayer, Any], object] = getattr(
@@ -73,12 +71,13 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         super().__init__(options.expiry, options.capacity)
         self.channel_capacity = self.compile_capacities(options.channel_capacity)
         self.group_expiry = options.group_expiry
-        #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
-        self.sync = SyncVerbs(self)
-        self._codec = Codec(
+        #: Turns messages into bytes and back.
+        self.codec = Codec(
             find_serializer(options.serializer_format), options.symmetric_encryption_keys
         )
         self._hub = Hub(options, _project_name())
+        #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
+        self.sync = SyncVerbs(self, self._hub)
         self._hub.after_fork = self._begin
         self._hub.gap_opened = self._gap_opened
         self._hub.gap_closed = self._gap_closed
@@ -91,7 +90,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""
-        self._process = process = Process(self._hub, self._codec, self.get_capacity)
+        self._process = process = Process(self._hub, self.codec, self.get_capacity)
         self._mailboxes = process.inbox.mailboxes
         self._hub.loop_ended = process.loop_ended
         self._hub.tick = functools.partial(process.reap, self.expiry)
@@ -109,7 +108,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             MessageTooLarge: It is over ``max_message_size``; nothing was sent.
             EncodingError: It holds something that cannot travel; nothing was sent.
         """
-        verb, args = self._prepare_send(channel, message)
+        verb, args = self.prepare_send(channel, message)
         await (verb(*args) if self._hub.is_here else self._hub.call(verb, *args))
 
     async def group_send(self, group: str, message: Message) -> None:
@@ -214,7 +213,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             NotAGroupMember: It is a worker channel.
             CommandRefused: Redis does not allow the group's channel to this user.
         """
-        verb, args = self._prepare_membership(True, group, channel)
+        verb, args = self.prepare_membership(True, group, channel)
         await self._hub.call(verb, *args)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -222,7 +221,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Returns when nothing is delivered through it any more.
         """
-        verb, args = self._prepare_membership(False, group, channel)
+        verb, args = self.prepare_membership(False, group, channel)
         await self._hub.call(verb, *args)
 
     # Life
@@ -259,7 +258,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # What a verb needs, checked and encoded where it was called
 
-    def _prepare_send(self, channel: str, message: Message) -> Prepared:
+    def prepare_send(self, channel: str, message: Message) -> Prepared:
+        """Return what `send` calls at home."""
         process, local = self._find_address(channel)
         if local is None:
             return self._push, (channel, self._wrap(Form.WORKER, message))
@@ -269,10 +269,12 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         payload = self._wrap(Form.DIRECT, message, local)
         return self._hub.publish, (self._hub.names.inbox(process), payload)
 
-    def _prepare_group_send(self, group: str, message: Message) -> Prepared:
+    def prepare_group_send(self, group: str, message: Message) -> Prepared:
+        """Return what `group_send` calls at home."""
         return self._hub.publish, (self._find_group(group), self._wrap(Form.GROUP, message))
 
-    def _prepare_membership(self, is_add: bool, group: str, channel: str) -> Prepared:
+    def prepare_membership(self, is_add: bool, group: str, channel: str) -> Prepared:
+        """Return what `group_add` or `group_discard` calls at home."""
         self._find_group(group)
         process, local = self._find_address(channel)
         if local is None:
@@ -284,7 +286,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return elsewhere, (group, channel, process)
 
     def _wrap(self, form: Form, message: Message, local: bytes | None = None) -> bytes:
-        codec = self._codec
+        codec = self.codec
         payload = envelope.wrap(form, codec.encode(message), codec.encrypts, local)
         if len(payload) > self.options.max_message_size:
             raise MessageTooLarge(
@@ -328,45 +330,6 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _gap_closed(self, seconds: float) -> None:
         if self.options.on_reconnect is not None:
             self._process.tell_all({"type": self.options.on_reconnect, "seconds": seconds})
-
-
-class SyncVerbs:
-    """The sending verbs for code that has no event loop: threads, WSGI, Celery, commands.
-
-    They block until Redis has answered and raise what the awaitable verbs raise. All threads of
-    the process share its one connection.
-
-    Args:
-        layer: Whose verbs.
-    """
-
-    def __init__(self, layer: MultiplexedChannelLayer) -> None:
-        self._layer = layer
-
-    def send(self, channel: str, message: Message) -> None:
-        """See `MultiplexedChannelLayer.send`."""
-        self._call("send", *self._layer._prepare_send(channel, message))
-
-    def group_send(self, group: str, message: Message) -> None:
-        """See `MultiplexedChannelLayer.group_send`."""
-        self._call("group_send", *self._layer._prepare_group_send(group, message))
-
-    def group_add(self, group: str, channel: str) -> None:
-        """See `MultiplexedChannelLayer.group_add`."""
-        self._call("group_add", *self._layer._prepare_membership(True, group, channel))
-
-    def group_discard(self, group: str, channel: str) -> None:
-        """See `MultiplexedChannelLayer.group_discard`."""
-        self._call("group_discard", *self._layer._prepare_membership(False, group, channel))
-
-    def close(self) -> None:
-        """Close the connection; the next verb connects again."""
-        self._layer._hub.close()
-
-    def _call(self, name: str, verb: Verb, args: tuple[Any, ...]) -> None:
-        if asyncio._get_running_loop() is not None:
-            raise exceptions.SyncCallFromAsync(verb=name)
-        self._layer._hub.call_sync(verb, *args)
 
 
 def _project_name() -> str:

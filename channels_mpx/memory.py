@@ -21,7 +21,7 @@ from .names import Kind, Topic
 from .scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP, Script
 from .wire import Argument, Command, Link, Receiver
 
-__all__ = ["MemoryBroker", "MemoryDialer", "MemoryLink", "broker"]
+__all__ = ["MemoryBroker", "MemoryDialer", "MemoryLink", "broker", "register"]
 
 
 def translate_glob(pattern: bytes) -> re.Pattern[bytes]:
@@ -67,6 +67,13 @@ class MemoryBroker:
             POP.name: self._pop,
             UNPOP.name: self._unpop,
         }
+
+    def accept(self) -> None:
+        """Called for each new link; raises `LinkUnavailable` to refuse it."""
+
+    def hold(self, link: MemoryLink, what: tuple[Any, ...]) -> bool:
+        """Called with all that a link is going to be told; returns whether to keep it back."""
+        return False
 
     def execute(self, command: Command) -> Any:
         """Carry a command out and return its reply; an error is returned, not raised."""
@@ -223,14 +230,20 @@ class MemoryLink:
     def push(self, what: Callable[..., None], *arguments: Any) -> None:
         """Queue something for the receiver; callable from any thread, in one order for all."""
         with self._broker.lock:
+            if self._broker.hold(self, (what, *arguments)):
+                return
             self._inbound.append((what, arguments))
             if self._is_called:
                 return
             self._is_called = True
+        self.call_soon(self._deliver)
+
+    def call_soon(self, what: Callable[..., None], *arguments: Any) -> None:
+        """Have something called on the link's loop; callable from any thread."""
         if asyncio._get_running_loop() is self._loop:
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(what, *arguments)
         elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver)
+            self._loop.call_soon_threadsafe(what, *arguments)
 
     def _answer(self, future: asyncio.Future[Any], reply: Any) -> None:
         self._awaited.add(future)
@@ -264,6 +277,11 @@ def broker(name: str) -> MemoryBroker:
     return _brokers.setdefault(name, MemoryBroker())
 
 
+def register(name: str, broker: MemoryBroker) -> None:
+    """Make a broker the one that ``memory://<name>`` leads to."""
+    _brokers[name] = broker
+
+
 class MemoryDialer:
     """Makes links to a broker."""
 
@@ -273,4 +291,5 @@ class MemoryDialer:
 
     async def dial(self, receiver: Receiver) -> Link:
         """See `Dialer.dial`."""
+        self.broker.accept()
         return MemoryLink(self.broker, receiver, self.address)

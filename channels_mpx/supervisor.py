@@ -24,13 +24,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from . import exceptions
 from .backoff import delays
 from .frames import Subscribe, Subscriber
+from .gap import Gap, Listener
 from .liveness import Liveness
 from .loops import Home
 from .names import Topic
@@ -41,7 +41,7 @@ from .router import IllegalTransition, Router
 from .statistics import Counters
 from .wire import Argument, Dialer, Link, Pending
 
-__all__ = ["Listener", "Supervisor"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger("channels_mpx.multiplexer")
 
@@ -56,19 +56,6 @@ REFUSED_PAUSE = 5.0
 
 #: Seconds that a link must live before the next loss starts with short delays again.
 STEADY = 1.0
-
-
-class Listener(Protocol):
-    """Whom a supervisor tells about the connection as a whole. Nothing here may wait or raise."""
-
-    def gap_opened(self, reason: str) -> None:
-        """The link is lost."""
-
-    def gap_closed(self, seconds: float) -> None:
-        """Everything wanted is active again, after so many seconds."""
-
-    def tick(self) -> None:
-        """Some time has passed: see to what needs it."""
 
 
 class Supervisor:
@@ -102,7 +89,8 @@ class Supervisor:
         self._router = router
         self._counters = counters
         self._inbox = inbox
-        self._listener = listener
+        self._tell_tick = listener.tick
+        self._gap = Gap(listener)
         self.parking = Parking(home.loop, options.timeout, self._unavailable)
         self._confirmations = Confirmations(home.loop, options.timeout, self._not_confirmed)
         liveness = Liveness(options.ping_interval, options.ping_timeout, options.probe_interval)
@@ -111,8 +99,6 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._pump_handle: asyncio.Handle | None = None
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
-        self._gap_began: float | None = None
-        self._rejoining = 0
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.link!r} {self._router!r} parked={len(self.parking)}>"
@@ -202,7 +188,7 @@ class Supervisor:
             self._lose(str(error))
             return
         self._pump()
-        self._rejoined(1)
+        self._gap.joined()
 
     def refused(self, topic: Topic, error: Exception) -> None:
         """See `Receiver.refused`."""
@@ -214,7 +200,7 @@ class Supervisor:
             return
         self._schedule(REFUSED_PAUSE, self._retry_refused)
         self._pump()
-        self._rejoined(1)
+        self._gap.joined()
 
     def lost(self, link: Link, reason: str, unsent: Sequence[Pending]) -> None:
         """See `Receiver.lost`."""
@@ -225,9 +211,8 @@ class Supervisor:
         self._note_loss(link, reason)
         self._router.lost(reason)
         self._pump()
-        if self._gap_began is None and not self.is_leaving and reason is not CLOSED:
-            self._gap_began = time.monotonic()
-            self._listener.gap_opened(reason)
+        if reason is not CLOSED:
+            self._gap.open(reason)
         for command, future in unsent:
             self.parking.park(command, future)
         self._changed.set()
@@ -315,21 +300,13 @@ class Supervisor:
         self._counters.linked()
         logger.info("= linked to %s, epoch %d", link.address, self._counters.epoch)
         self._router.made()
-        self._rejoining = self._router.wanted
-        self._pulse.is_listening = self._rejoining > 0
+        wanted = self._router.wanted
+        self._pulse.is_listening = wanted > 0
         self._pump()
         for command, future in self.parking.release():
             link.send(command, future)
         self._pulse.start(link)
-        self._rejoined(0)
-
-    def _rejoined(self, topics: int) -> None:
-        """Count what a new link has confirmed or refused; when that is all, a gap is over."""
-        self._rejoining -= topics
-        if self._rejoining <= 0 and self._gap_began is not None:
-            seconds = time.monotonic() - self._gap_began
-            self._gap_began = None
-            self._listener.gap_closed(seconds)
+        self._gap.linked(wanted)
 
     async def _drain(self) -> None:
         """Give the replies that are under way a moment."""
@@ -367,7 +344,7 @@ class Supervisor:
         self._pump()
 
     def _tick(self) -> None:
-        self._listener.tick()
+        self._tell_tick()
         self._schedule(self._options.expiry / 4, self._tick)
 
     def _schedule(self, seconds: float, act: Callable[[], None]) -> None:
