@@ -109,7 +109,7 @@ def find_serializer(form: str | type[Serializer]) -> type[Serializer]:
     if dot:
         try:
             return _require_serializer(getattr(importlib.import_module(module), attribute), form)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise exceptions.ConfigurationError(
                 problem=f"serializer_format {form!r} cannot be imported: {error}"
             ) from error
@@ -186,12 +186,16 @@ class Codec:
         try:
             if self._crypter is not None:
                 data = self._crypter.decrypt(data)
+        except Exception as error:  # whatever cryptography makes of bytes that are not its own
+            raise exceptions.DecodingError(problem="no key fits") from error
+        try:
             message = self._serializer.deserialize(data)
         except Exception as error:  # a user's serializer may raise anything
-            problem = str(error) or f"no key fits ({type(error).__name__})"
-            raise exceptions.DecodingError(problem=problem) from error
+            raise exceptions.DecodingError(problem=str(error) or type(error).__name__) from error
         if not isinstance(message, dict):
             raise exceptions.DecodingError(problem=f"a {type(message).__name__}, not a dict")
+        if self._checked and not _is_plain(message):
+            raise exceptions.DecodingError(problem="it holds values that no message may hold")
         return message
 
     def _is_flat(self, message: Message) -> bool:
@@ -207,6 +211,8 @@ class Codec:
         kind = type(value)
         if kind in self._scalars:
             return value
+        if not isinstance(value, (dict, list, tuple)):
+            return self._conform_scalar(value, path)
         if depth > MAX_DEPTH:
             raise exceptions.EncodingError(path=path, problem=f"nested over {MAX_DEPTH} levels")
         if isinstance(value, dict):
@@ -214,12 +220,9 @@ class Codec:
                 self._conform_key(key, path): self._conform(item, f"{path}[{key!r}]", depth + 1)
                 for key, item in value.items()
             }
-        if isinstance(value, (list, tuple)):
-            return [
-                self._conform(item, f"{path}[{index}]", depth + 1)
-                for index, item in enumerate(value)
-            ]
-        return self._conform_scalar(value, path)
+        return [
+            self._conform(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)
+        ]
 
     def _conform_scalar(self, value: Any, path: str) -> Any:
         if isinstance(value, (bytearray, memoryview)):
@@ -244,19 +247,31 @@ class Codec:
             path=path, problem=f"the key {key!r} is {type(key).__name__}, keys are strings"
         )
 
-    def _blame(self, value: Any, path: str = "message") -> None:
+    def _blame(self, value: Any, path: str = "message", depth: int = 0) -> None:
         """After a failure: raise for the innermost value that fails on its own, if there is one."""
+        if depth > MAX_DEPTH:
+            raise exceptions.EncodingError(path=path, problem=f"nested over {MAX_DEPTH} levels")
         if isinstance(value, dict):
             for key, item in value.items():
-                self._blame(item, f"{path}[{key!r}]")
+                self._blame(item, f"{path}[{key!r}]", depth + 1)
         elif isinstance(value, (list, tuple)):
             for index, item in enumerate(value):
-                self._blame(item, f"{path}[{index}]")
+                self._blame(item, f"{path}[{index}]", depth + 1)
         else:
             try:
                 self._serializer.serialize({"": value})
             except Exception as error:  # a user's serializer may raise anything
                 raise exceptions.EncodingError(path=path, problem=str(error)) from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a decoded list or dict holds nothing but what the specification allows."""
+    items = value.values() if type(value) is dict else value
+    if _SCALARS.issuperset(map(type, items)):
+        return True
+    return all(
+        type(item) in _SCALARS or (type(item) in (dict, list) and _is_plain(item)) for item in items
+    )
 
 
 def _make_crypter(keys: Sequence[str | bytes]) -> Any:
@@ -308,7 +323,7 @@ class Body:
         self._start = start
         self._encrypted = encrypted
         self._flat: Message | None = None
-        self._failure: exceptions.DecodingError | None = None
+        self._failure: str | None = None
         #: Whether somebody has been told that it cannot be opened.
         self.is_reported = False
         self.arrived = arrived
@@ -330,11 +345,11 @@ class Body:
         if self._flat is not None:
             return self._flat.copy()
         if self._failure is not None:
-            raise self._failure
+            raise exceptions.DecodingError(problem=self._failure)
         try:
             message = self._codec.decode(self._payload[self._start :], self._encrypted)
         except exceptions.DecodingError as error:
-            self._failure = error
+            self._failure = error.problem
             raise
         if _SCALARS.issuperset(map(type, message.values())):
             self._flat = message

@@ -63,10 +63,10 @@ class MPXError(Exception):
     """Something in channels_mpx went wrong."""
 
     def __init__(self, **attributes: object) -> None:
-        super().__init__(*attributes.values())
         self._names = tuple(attributes)
         for name, value in attributes.items():
             setattr(self, name, value)
+        super().__init__(str(self))
 
     def __str__(self) -> str:
         text = " ".join(cleandoc(type(self).__doc__ or "").split())
@@ -126,6 +126,8 @@ class EncodingError(MessageError, TypeError):
 
 class DecodingError(MessageError, ValueError):
     """What arrived is not a message: {problem}"""
+
+    problem: str
 
 
 class LinkError(MPXError, ConnectionError):

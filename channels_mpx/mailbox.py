@@ -146,6 +146,8 @@ class Mailbox:
     def put(self, item: Item) -> bool:
         """Add a message at the end; never waits. Returns whether there was room."""
         items = self._items
+        if self._closed_by is not None:
+            return False
         if items:
             size = self.bytes_in - self.bytes_out + item.size
             if len(items) >= self.capacity or size > self.max_bytes:
@@ -179,9 +181,8 @@ class Mailbox:
         if item is not None:
             self.bytes_out += item.size
             self.taken += 1
-        if self._overflow and not items:
-            dropped, self._overflow = self._overflow, 0
-            self._observer.relieved(self, dropped)
+        if self._overflow:
+            self._end_episode()
         return item
 
     async def get(self) -> Item:
@@ -228,12 +229,19 @@ class Mailbox:
         """Stop waiting: a message that this waiter was woken for is somebody else's."""
         self._forget(waiter)
         if waiter.done() and not waiter.cancelled() and (item := waiter.result()) is not None:
-            if self._items is None:
-                self._items = deque()
-            self._items.appendleft(item)
-            self.bytes_in += item.size
+            self._put_back(item)
         if self._items:
             self._wake()
+
+    def _put_back(self, item: Item) -> None:
+        """Put a message where it was, before all that came later."""
+        if self._items is None:
+            self._items = deque()
+        at = 0
+        while at < len(self._items) and self._items[at].arrived < item.arrived:
+            at += 1
+        self._items.insert(at, item)
+        self.bytes_in += item.size
 
     def expire(self, now: float) -> None:
         """Drop what has waited too long at ``now``, in seconds of `time.monotonic`."""
@@ -241,6 +249,7 @@ class Mailbox:
         while items and now - items[0].arrived > self.expiry:
             self.bytes_out += items.popleft().size
             self._tally.expired += 1
+        self._end_episode()
 
     def clear(self) -> int:
         """Drop everything that waits, without counting it as lost. Returns how much it was."""
@@ -248,6 +257,7 @@ class Mailbox:
         if self._items:
             self._items.clear()
         self.bytes_in = self.bytes_out = 0
+        self._end_episode()
         return held
 
     def close(self, error: BaseException) -> None:
@@ -263,6 +273,12 @@ class Mailbox:
         self._overflow += 1
         if self._overflow == 1:
             self._observer.overflowed(self)
+
+    def _end_episode(self) -> None:
+        """If nothing waits any more, say what was dropped since it was too much."""
+        if self._overflow and not self._items:
+            dropped, self._overflow = self._overflow, 0
+            self._observer.relieved(self, dropped)
 
     def _forget(self, waiter: asyncio.Future[Item | None]) -> None:
         if waiter in self._waiters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -61,9 +62,13 @@ def _parse_url(url: str) -> Host:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise _wrong(f"hosts: not a URL: {error}") from error
-    # The text of the URL stays out of the errors: it may hold a password.
+    except ValueError:
+        # The text of the URL stays out of the errors, and out of their causes: it may hold a
+        # password, also in the place of a port or a database if it was not escaped.
+        raise _wrong(
+            "hosts: not a URL: its host or port cannot be read; "
+            "special characters in a password must be percent-encoded"
+        ) from None
     if parts.scheme not in _SCHEMES or not url.startswith(f"{parts.scheme}://"):
         raise _wrong(
             f"hosts: the URL begins with {parts.scheme + ':' if parts.scheme else 'no scheme'!r}; "
@@ -73,7 +78,10 @@ def _parse_url(url: str) -> Host:
         return Host(memory=parts.netloc)
     database = parts.path.strip("/")
     if parts.scheme != "unix" and database and not database.isdecimal():
-        raise _wrong(f"hosts: the database in the URL must be a number, not {database!r}")
+        raise _wrong(
+            "hosts: the database in the URL must be a number; "
+            "special characters in a password must be percent-encoded"
+        )
     if port is not None and port == 0:
         raise _wrong("hosts: the port in the URL must be 1 to 65535, not 0")
     return Host(url=url)
@@ -191,7 +199,7 @@ class Options:
         values = {}
         for name, value in config.items():
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
+                near = difflib.get_close_matches(str(name), known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
                 raise _wrong(f"there is no option {name!r}; {hint}")
             values[name] = _CHECKS[name](name, value)
@@ -211,7 +219,7 @@ Check = Callable[[str, Any], Any]
 def _number(least: float, whole: bool = False) -> Check:
     def check(name: str, value: Any) -> Any:
         is_number = isinstance(value, int if whole else (int, float))
-        if isinstance(value, bool) or not is_number or not least <= value:
+        if isinstance(value, bool) or not is_number or not least <= value < math.inf:
             what = "a whole number" if whole else "a number of seconds"
             raise _wrong(f"{name} must be {what}, at least {least}, not {value!r}")
         return value

@@ -277,8 +277,7 @@ class Router:
         for subscriber in fresh:
             self.unsubscribe(topic, subscriber)
         self._events.append(Refused(topic, fresh, error))
-        if not entry.members:
-            entry.move(Cause.RETRY)
+        if not entry.members and not fresh:
             self._reconsider(entry)
 
     def retry(self) -> None:
@@ -320,6 +319,8 @@ class Router:
     def _reconsider(self, entry: Entry) -> None:
         """Have the next drain look at an entry, or forget it if it is neither wish nor wire."""
         topic = entry.topic
+        if entry.state is State.REFUSED and not entry.members:
+            entry.move(Cause.RETRY)
         if entry.members or entry.state is not State.ABSENT:
             self._unsettled[topic] = entry
         else:
