@@ -137,6 +137,9 @@ class LinkError(MPXError, ConnectionError):
 class LinkRefused(LinkError):
     """Redis at {address} does not accept this process: {reason}"""
 
+    address: str
+    reason: str
+
 
 class NotConfirmed(LinkError, TimeoutError):
     """Redis at {address} has not confirmed {what} within {seconds} s."""
@@ -144,6 +147,9 @@ class NotConfirmed(LinkError, TimeoutError):
 
 class LinkUnavailable(LinkError, TimeoutError):
     """No link to Redis at {address} within {seconds} s, nothing was sent. Last reason: {reason}"""
+
+    address: str
+    reason: str
 
 
 class LinkLost(LinkError):

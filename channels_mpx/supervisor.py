@@ -282,10 +282,10 @@ class Supervisor:
         self._changed.clear()
         try:
             link = await self._dialer.dial(self)
-        except exceptions.LinkError as error:
-            if str(error) != self._counters.last_error:
-                logger.warning("x no link: %s", error)
-            self._counters.last_error = str(error)
+        except (exceptions.LinkUnavailable, exceptions.LinkRefused) as error:
+            if error.reason != self._counters.last_error:
+                logger.warning("x no link to %s: %s", error.address, error.reason)
+            self._counters.last_error = error.reason
             if isinstance(error, exceptions.LinkRefused) and not self._counters.epoch:
                 # Waiting would not help whoever has just configured it wrongly.
                 self.parking.fail(error)
