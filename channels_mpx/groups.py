@@ -66,7 +66,7 @@ class Groups:
         self._intake = intake
         self._groups: dict[str, Group] = {}
         self._groups_of: dict[Mailbox, list[Group]] = {}
-        self._suspended: dict[Mailbox, tuple[str, ...]] = {}
+        self._suspended: dict[Mailbox, list[str]] = {}
 
     def __repr__(self) -> str:
         return f"<Groups {len(self._groups)} members={len(self._groups_of)}>"
@@ -106,6 +106,8 @@ class Groups:
 
     def discard(self, name: str, mailbox: Mailbox) -> None:
         """End a membership; nothing happens if there is none."""
+        if name in self._suspended.get(mailbox, ()):
+            self._suspended[mailbox].remove(name)
         group = self._groups.get(name)
         if group is None or mailbox not in group.members:
             return
@@ -130,7 +132,7 @@ class Groups:
         """End all of a mailbox's memberships until `resume`."""
         names = self.discard_all(mailbox)
         if names:
-            self._suspended[mailbox] = names
+            self._suspended[mailbox] = list(names)
 
     async def resume(self, mailbox: Mailbox) -> None:
         """Begin again the memberships that `suspend` has ended."""

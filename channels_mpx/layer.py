@@ -308,7 +308,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _find_address(self, channel: str) -> tuple[str, bytes | None]:
         try:
-            return self._address(channel)
+            # A copy of the name: what is remembered must not keep a channel alive.
+            return self._address(str.__str__(channel))
         except TypeError:
             return self._check_channel(channel)
 

@@ -129,6 +129,11 @@ class Home:
         self._under_way.add(future)
         future.add_done_callback(report)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything that was handed over is under way."""
+        return bool(self._under_way)
+
     async def finish(self) -> None:
         """Let what was handed over, and can end soon, come to its end."""
         if self._under_way:
@@ -267,7 +272,6 @@ class Residence:
             homes.append(home)
             ready.set()
             await life
-            await home.finish()
 
         thread = threading.Thread(
             target=lambda: asyncio.run(live()), name=f"{self._name}.home", daemon=True

@@ -82,6 +82,7 @@ class Supervisor:
         listener: Listener,
     ) -> None:
         self.loop = home.loop
+        self._home = home
         self.link: Link | None = None
         self.is_leaving = False
         self._options = options
@@ -105,8 +106,8 @@ class Supervisor:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether anything waits for a link or a confirmation."""
-        return len(self.parking) > 0 or len(self._confirmations) > 0
+        """Whether anything is under way, or waits for a link or a confirmation."""
+        return self._home.is_busy or len(self.parking) > 0 or len(self._confirmations) > 0
 
     # Verbs
 
@@ -309,7 +310,8 @@ class Supervisor:
         self._gap.linked(wanted)
 
     async def _drain(self) -> None:
-        """Give the replies that are under way a moment."""
+        """Give what is under way a moment."""
+        await self._home.finish()
         link, until = self.link, self.loop.time() + DRAIN
         while link is not None and link is self.link and link.in_flight:
             last = self.command(b"PING")
