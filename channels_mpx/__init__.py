@@ -4,6 +4,7 @@ from .exceptions import *  # noqa: F403  (the whole error tree is public)
 from .exceptions import __all__ as _errors
 from .layer import MultiplexedChannelLayer
 from .multiplexer import Multiplexer
+from .serializers import register_serializer
 from .subscriptions import (
     ChannelSubscription,
     OnActivation,
@@ -23,5 +24,6 @@ __all__ = [
     "OnMessage",
     "PatternSubscription",
     "__version__",
+    "register_serializer",
 ]
 __all__ += _errors

@@ -10,123 +10,19 @@ of the allowed types, such as ``SafeString`` or a ``TextChoices`` member, travel
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
-import importlib
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-import msgspec
+from collections.abc import Sequence
+from typing import Any
 
 from . import exceptions
+from .serializers import SCALARS, JSONSerializer, Message, MsgPackSerializer, Serializer
 
-__all__ = ["Body", "Codec", "Message", "Serializer", "register_serializer"]
-
-Message = dict[str, Any]
+__all__ = ["Body", "Codec"]
 
 #: Levels of lists and dicts inside a message: any receiver can decode it, however deep its stack.
 MAX_DEPTH = 64
 
-_SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 _BASES: tuple[type[Any], ...] = (str, bytes, int, float)
-
-
-class Serializer(Protocol):
-    """What a serializer class must offer; it is instantiated without arguments."""
-
-    def serialize(self, message: Message) -> bytes:
-        """Return the bytes of a message; raise anything if it has a value without a form."""
-
-    def deserialize(self, data: bytes) -> Message:
-        """Return the message; raise anything if the bytes are not one."""
-
-
-class MsgPackSerializer:
-    """msgpack, the default: everything that the specification allows."""
-
-    #: Values of these exact types need no closer look.
-    scalars = _SCALARS
-
-    def __init__(self) -> None:
-        self.serialize: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
-        self.deserialize: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
-
-    def problem(self, value: object) -> str | None:
-        """Say why a scalar has no form here, if it has none."""
-        if isinstance(value, int) and not -(2**63) <= value < 2**64:
-            return "the integer does not fit into 64 bits"
-        return None
-
-
-class JSONSerializer:
-    """JSON: readable on the wire, but without byte strings, NaN and infinities."""
-
-    scalars = _SCALARS - {bytes, float}
-
-    def __init__(self) -> None:
-        self.serialize: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-        self.deserialize: Callable[[bytes], Message] = msgspec.json.Decoder(Message).decode
-
-    def problem(self, value: object) -> str | None:
-        """Say why a scalar has no form here, if it has none."""
-        if isinstance(value, bytes):
-            return "JSON has no byte strings; use serializer_format 'msgpack'"
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"JSON has no {value!r}; use serializer_format 'msgpack'"
-        if isinstance(value, int) and not -(2**63) <= value < 2**64:
-            return "the integer does not fit into 64 bits"
-        return None
-
-
-_registry: dict[str, type[Serializer]] = {"msgpack": MsgPackSerializer, "json": JSONSerializer}
-
-
-def register_serializer(name: str, serializer: type[Serializer]) -> None:
-    """Make a serializer known, so that ``serializer_format`` can name it.
-
-    Args:
-        name: The value for ``serializer_format``. An earlier one of that name is replaced.
-        serializer: A class that takes no arguments and has ``serialize`` and ``deserialize``.
-
-    Raises:
-        ConfigurationError: It has not both methods.
-    """
-    _registry[name] = _require_serializer(serializer, name)
-
-
-def find_serializer(form: str | type[Serializer]) -> type[Serializer]:
-    """Return the class for a ``serializer_format``: a registered name, a dotted path or a class.
-
-    Raises:
-        ConfigurationError: There is none such; the nearest known name is given.
-    """
-    if not isinstance(form, str):
-        return _require_serializer(form, repr(form))
-    if form in _registry:
-        return _registry[form]
-    module, dot, attribute = form.rpartition(".")
-    if dot:
-        try:
-            return _require_serializer(getattr(importlib.import_module(module), attribute), form)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise exceptions.ConfigurationError(
-                problem=f"serializer_format {form!r} cannot be imported: {error}"
-            ) from error
-    near = difflib.get_close_matches(form, _registry, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(_registry)}"
-    raise exceptions.ConfigurationError(problem=f"serializer_format {form!r} is unknown{hint}")
-
-
-def _require_serializer(candidate: Any, name: str) -> type[Serializer]:
-    methods = ("serialize", "deserialize")
-    builtin = (MsgPackSerializer, JSONSerializer)
-    if candidate in builtin or all(callable(getattr(candidate, m, None)) for m in methods):
-        serializer: type[Serializer] = candidate
-        return serializer
-    raise exceptions.ConfigurationError(
-        problem=f"serializer {name} needs the methods serialize(message) and deserialize(data)"
-    )
 
 
 class Codec:
@@ -267,10 +163,10 @@ class Codec:
 def _is_plain(value: Any) -> bool:
     """Tell whether a decoded list or dict holds nothing but what the specification allows."""
     items = value.values() if type(value) is dict else value
-    if _SCALARS.issuperset(map(type, items)):
+    if SCALARS.issuperset(map(type, items)):
         return True
     return all(
-        type(item) in _SCALARS or (type(item) in (dict, list) and _is_plain(item)) for item in items
+        type(item) in SCALARS or (type(item) in (dict, list) and _is_plain(item)) for item in items
     )
 
 
@@ -351,7 +247,7 @@ class Body:
         except exceptions.DecodingError as error:
             self._failure = error.problem
             raise
-        if _SCALARS.issuperset(map(type, message.values())):
+        if SCALARS.issuperset(map(type, message.values())):
             self._flat = message
             return message.copy()
         return message

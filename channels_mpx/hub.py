@@ -26,6 +26,7 @@ from .router import Router
 from .scripts import Script
 from .statistics import Counters, HubStatistics
 from .supervisor import Supervisor
+from .traffic import Traffic
 from .wire import Argument, Dialer
 
 __all__ = ["Hub"]
@@ -96,12 +97,12 @@ class Hub:
         life = self.life
         if life is None:
             return "idle"
-        return "connecting" if life.link is None else "connected"
+        return "connecting" if life.traffic.link is None else "connected"
 
     @property
     def address(self) -> str:
         """Where the server is; never a password."""
-        link = self.life.link if self.life is not None else None
+        link = self.life.traffic.link if self.life is not None else None
         return self._dialer.address if link is None else link.address
 
     @property
@@ -186,7 +187,7 @@ class Hub:
     def statistics(self) -> HubStatistics:
         """Return what the connection is doing; cheap enough for once a second."""
         counters, router, life = self._counters, self._router, self.life
-        link = life.link if life is not None else None
+        link = life.traffic.link if life is not None else None
         return HubStatistics(
             process=self.process,
             address=self.address,
@@ -204,7 +205,7 @@ class Hub:
             bytes_read=counters.bytes_read + (link.bytes_read if link else 0),
             bytes_written=counters.bytes_written + (link.bytes_written if link else 0),
             in_flight=link.in_flight if link else 0,
-            parked=len(life.parking) if life else 0,
+            parked=len(life.traffic.parking) if life else 0,
             ping_rtt=counters.ping_rtt,
             probe_rtt=counters.probe_rtt,
         )
@@ -223,9 +224,9 @@ class Hub:
     # Verbs, on the home loop only
 
     @property
-    def _here(self) -> Supervisor:
+    def _here(self) -> Traffic:
         assert self.life is not None, "a verb of the home loop was called elsewhere"
-        return self.life
+        return self.life.traffic
 
     def command(self, *command: Argument) -> asyncio.Future[Any]:
         """Send a command, now or when there is a link; the future gets its reply.
@@ -266,13 +267,13 @@ class Hub:
         """Withdraw the wish for a topic. Nothing is delivered from now on; nothing is awaited."""
         self._router.unsubscribe(topic, subscriber)
         if self.life is not None:
-            self.life.pump_soon()
+            self.life.traffic.pump_soon()
 
     def leave_all(self, subscriber: Subscriber) -> None:
         """Withdraw all of a subscriber's wishes."""
         self._router.unsubscribe_all(subscriber)
         if self.life is not None:
-            self.life.pump_soon()
+            self.life.traffic.pump_soon()
 
     # For the residence
 
@@ -298,7 +299,7 @@ class Hub:
     def _may_leave(self) -> bool:
         """While the first link is being made, what waits for it would fail."""
         life = self.life
-        return life is None or life.link is not None or not life.is_awaited
+        return life is None or life.traffic.link is not None or not life.is_needed
 
     def _forsake(self) -> None:
         life, self.life = self.life, None
@@ -312,8 +313,8 @@ class Hub:
     def _forget_parent(self) -> None:
         """In a child made by fork: begin anew, and leave the parent's connection to it."""
         if self.life is not None:
-            if self.life.link is not None:
-                self.life.link.disown()
+            if self.life.traffic.link is not None:
+                self.life.traffic.link.disown()
             # Their destructors would close what is the parent's.
             _inherited.append((self.life, self._residence))
         self._begin()

@@ -10,9 +10,10 @@ import logging
 import time
 
 from . import envelope, exceptions
-from .codec import Body, Codec, Message
+from .codec import Body, Codec
 from .envelope import Envelope, Form
 from .mailbox import Tally
+from .serializers import Message
 
 __all__ = ["Intake"]
 

@@ -17,12 +17,13 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
 from . import envelope, exceptions
-from .codec import Body, Codec, Message, find_serializer
+from .codec import Body, Codec
 from .envelope import Form
 from .hub import Hub
 from .names import parse_direct
 from .options import Options
 from .process import Process
+from .serializers import Message, find_serializer
 from .statistics import LayerStatistics
 from .sync import Prepared, SyncVerbs
 
@@ -124,7 +125,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         payload = self._wrap(Form.GROUP, message)
         life = self._hub.life
         if life is not None and life.loop is asyncio.get_running_loop():
-            await life.publish(channel, payload)
+            await life.traffic.publish(channel, payload)
         else:
             await self._hub.call(self._hub.publish, channel, payload)
 

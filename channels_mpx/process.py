@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 
 from . import exceptions
-from .codec import Body, Codec, Message
+from .codec import Body, Codec
 from .groups import Groups
 from .hub import Hub
 from .inbox import DirectMailbox, Inbox
 from .intake import Intake
 from .mailbox import Mailbox, Tally
+from .serializers import Message
 from .statistics import LayerStatistics
 from .workers import Workers
 

@@ -9,6 +9,7 @@ from . import envelope
 from .liveness import Liveness, Verdict
 from .names import Topic
 from .statistics import Counters
+from .traffic import Traffic
 from .wire import Link
 
 __all__ = ["Pulse"]
@@ -21,6 +22,7 @@ class Pulse:
         loop: The home loop.
         liveness: The rules.
         counters: Round trips are noted there; the number of messages is read there.
+        traffic: Tells whether there is anything that could be missed.
         inbox: The channel that probes go to.
         ping_timeout: For the reason, when a link is dead.
     """
@@ -30,18 +32,18 @@ class Pulse:
         loop: asyncio.AbstractEventLoop,
         liveness: Liveness,
         counters: Counters,
-        inbox: bytes,
+        traffic: Traffic,
+        inbox: Topic,
         ping_timeout: float,
     ) -> None:
         self._loop = loop
         self._liveness = liveness
         self._counters = counters
+        self._traffic = traffic
         self._inbox = inbox
         self._ping_timeout = ping_timeout
         self._link: Link | None = None
         self._timer: asyncio.TimerHandle | None = None
-        #: Whether there is anything that could be missed: without it no probe is sent.
-        self.is_listening = False
 
     def start(self, link: Link) -> None:
         """Begin to watch a link."""
@@ -68,7 +70,6 @@ class Pulse:
 
     def refused(self, topic: Topic, error: Exception) -> None:
         """See `Subscriber.refused`: who cannot hear must not be judged by hearing."""
-        self.is_listening = False
 
     def _later(self, link: Link) -> None:
         pause = self._liveness.next_check(self._loop.time(), link.last_read)
@@ -84,7 +85,7 @@ class Pulse:
         else:
             if verdict is Verdict.PING:
                 self._ping(link)
-            elif verdict is Verdict.PROBE and self.is_listening:
+            elif verdict is Verdict.PROBE and self._traffic.hears(self._inbox, self):
                 self._probe(link)
             elif verdict is Verdict.PROBE:
                 self._liveness.probe_failed(now)
@@ -116,7 +117,7 @@ class Pulse:
 
         payload = envelope.wrap(envelope.Form.PROBE, b"")
         self._ask(link, b"ROLE").add_done_callback(role_known)
-        self._ask(link, b"PUBLISH", self._inbox, payload).add_done_callback(published)
+        self._ask(link, b"PUBLISH", self._inbox.name, payload).add_done_callback(published)
 
     def _ask(self, link: Link, *command: bytes) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()

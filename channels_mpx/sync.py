@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from . import exceptions
-from .codec import Message
 from .hub import Hub
+from .serializers import Message
 
 __all__ = ["Prepared", "SyncVerbs"]
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import envelope, exceptions, memory
-from .codec import Message
 from .envelope import Form
 from .layer import MultiplexedChannelLayer
 from .memory import MemoryBroker, MemoryLink
+from .serializers import Message
 
 __all__ = ["Broker", "Sent"]
 

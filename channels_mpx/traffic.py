@@ -1,0 +1,268 @@
+"""All that is said to Redis, and heard from it, on one home loop: link × router.
+
+Commands go out on the link. Those that find none are *parked*: they go out on the next one, after
+its SUBSCRIBEs, or fail at their deadline with the reason why there is none. Commands that were
+written when a link was lost fail at once: they may have been carried out, and nothing is ever sent
+twice.
+
+The link tells us what it reads by plain calls. `message` looks the receivers up and hands the bytes
+over; nothing on that way waits, and nothing on it runs a user's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from . import exceptions
+from .frames import Subscribe, Subscriber
+from .names import Topic
+from .parking import Confirmations, Parking
+from .router import IllegalTransition, Router, State
+from .statistics import Counters
+from .wire import Argument, Link, Pending
+
+__all__ = ["LinkWatcher", "Traffic"]
+
+logger = logging.getLogger("channels_mpx.multiplexer")
+
+#: Seconds before a subscription that was active once and is refused now is asked for again.
+REFUSED_PAUSE = 5.0
+
+
+class LinkWatcher(Protocol):
+    """Whom the traffic tells about its link."""
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """The link has ended."""
+
+    def topic_settled(self) -> None:
+        """A topic was confirmed or refused on this link."""
+
+
+class Traffic:
+    """Sends commands and wishes, and hands out what comes.
+
+    Args:
+        loop: The home loop; everything here is for it.
+        router: What is wanted.
+        counters: What has happened.
+        address: Where the server is, for errors when there is no link.
+        timeout: Seconds that a command waits for a link, and a caller for a confirmation.
+        watcher: Told about the link.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        router: Router,
+        counters: Counters,
+        address: str,
+        timeout: float,
+        watcher: LinkWatcher,
+    ) -> None:
+        self.loop = loop
+        self.link: Link | None = None
+        self._router = router
+        self._counters = counters
+        self._address = address
+        self._timeout = timeout
+        self._watcher = watcher
+        self.parking = Parking(loop, timeout, self._unavailable)
+        self._confirmations = Confirmations(loop, timeout, self._not_confirmed)
+        self._pump_handle: asyncio.Handle | None = None
+        self._retry_handle: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Traffic {self.link!r} {self._router!r} parked={len(self.parking)}>"
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anything waits for a link or a confirmation."""
+        return len(self.parking) > 0 or len(self._confirmations) > 0
+
+    # Verbs
+
+    def command(self, *command: Argument) -> asyncio.Future[Any]:
+        """Send a command, now or when there is a link; the future gets its reply.
+
+        Raises (the future):
+            CommandRefused: Redis's own error.
+            LinkLost: The link was lost after the command had been written.
+            LinkUnavailable: There was no link until the deadline; nothing was sent.
+        """
+        future: asyncio.Future[Any] = self.loop.create_future()
+        self._counters.commands += 1
+        if self.link is not None:
+            self.link.send(command, future)
+        else:
+            self.parking.park(command, future)
+        return future
+
+    def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[int]:
+        """Publish; the future gets how many subscriptions received it. See `command`."""
+        return self.command(b"PUBLISH", channel, payload)
+
+    async def linked(self) -> Link:
+        """Return the link, waiting for one if there is none. Raises what `command` does."""
+        while self.link is None:
+            await self.command(b"PING")
+        return self.link
+
+    def want(self, topic: Topic, subscriber: Subscriber) -> bool:
+        """Note the wish for a topic; return whether it is active already."""
+        if self._router.subscribe(topic, subscriber):
+            if self._router.has_events:
+                self._pump()
+            return True
+        self.pump_soon()
+        return False
+
+    async def join(self, topic: Topic, subscriber: Subscriber) -> None:
+        """Subscribe, and return when Redis has confirmed it. See `Hub.join`."""
+        if not self.want(topic, subscriber):
+            await self._confirmations.wait(topic)
+
+    def hears(self, topic: Topic, subscriber: Subscriber) -> bool:
+        """Tell whether a topic is active.
+
+        If it is not, but another one is wanted, it is wanted from now on: who listens to nothing
+        can miss nothing, and everybody else needs a way to hear himself.
+        """
+        if self._router.state(topic) is State.ACTIVE:
+            return True
+        if self._router.wanted:
+            self.want(topic, subscriber)
+        return False
+
+    def pump_soon(self) -> None:
+        """Tell Redis about all the wishes of this turn of the loop, once."""
+        if self._pump_handle is None:
+            self._pump_handle = self.loop.call_soon(self._pump)
+
+    # The link's life
+
+    def begin(self, link: Link) -> int:
+        """Use a new link: first say what is wanted, then send what has waited for it.
+
+        Returns:
+            How many topics are wanted.
+        """
+        self.link = link
+        self._router.made()
+        wanted = self._router.wanted
+        self._pump()
+        for command, future in self.parking.release():
+            link.send(command, future)
+        return wanted
+
+    def lost(self, link: Link, reason: str, unsent: Sequence[Pending]) -> None:
+        """See `Receiver.lost`."""
+        if link is not self.link:
+            return
+        self.link = None
+        self._router.lost(reason)
+        self._pump()
+        for command, future in unsent:
+            self.parking.park(command, future)
+        self._watcher.link_lost(link, reason)
+
+    def lose(self, reason: str) -> None:
+        """End the link, if there is one."""
+        if self.link is not None:
+            self.link.lose(reason)
+
+    def fail(self, error: Exception) -> None:
+        """Fail whatever waits for a link or a confirmation."""
+        self.parking.fail(error)
+        self._confirmations.fail(error)
+
+    def end(self) -> None:
+        """Let go of the loop."""
+        for handle in (self._pump_handle, self._retry_handle):
+            if handle is not None:
+                handle.cancel()
+
+    # What the link tells
+
+    def message(self, channel: bytes, payload: bytes) -> None:
+        """See `Receiver.message`."""
+        self._counters.received += 1
+        entry = self._router.route(channel)
+        if entry is None or not entry.members:
+            self._counters.undelivered += 1
+            return
+        for subscriber in entry.members:
+            subscriber.deliver(entry.topic, channel, payload)
+
+    def pattern_message(self, pattern: bytes, channel: bytes, payload: bytes) -> None:
+        """See `Receiver.pattern_message`."""
+        self._counters.received += 1
+        entry = self._router.route_pattern(pattern)
+        if entry is None or not entry.members:
+            self._counters.undelivered += 1
+            return
+        for subscriber in entry.members:
+            subscriber.deliver(entry.topic, channel, payload)
+
+    def acknowledged(self, topic: Topic, subscribed: bool) -> None:
+        """See `Receiver.acknowledged`."""
+        try:
+            self._router.acknowledged(topic, subscribed)
+        except IllegalTransition as error:
+            self.lose(str(error))
+            return
+        self._pump()
+        self._watcher.topic_settled()
+
+    def refused(self, topic: Topic, error: Exception) -> None:
+        """See `Receiver.refused`."""
+        logger.warning("! %s", error)
+        try:
+            self._router.refused(topic, error)
+        except IllegalTransition as illegal:
+            self.lose(str(illegal))
+            return
+        self._retry_later()
+        self._pump()
+        self._watcher.topic_settled()
+
+    def _retry_later(self) -> None:
+        if self._retry_handle is not None:
+            self._retry_handle.cancel()
+        self._retry_handle = self.loop.call_later(REFUSED_PAUSE, self._retry_refused)
+
+    def _retry_refused(self) -> None:
+        self._router.retry()
+        self._pump()
+
+    def _pump(self) -> None:
+        """Drain the router: tell Redis what is wanted, and subscribers what has happened."""
+        if self._pump_handle is not None:
+            self._pump_handle.cancel()
+            self._pump_handle = None
+        for command in self._router.commands():
+            assert self.link is not None
+            if isinstance(command, Subscribe):
+                self.link.subscribe(command.kind, command.names)
+            else:
+                self.link.unsubscribe(command.kind, command.names)
+        self._confirmations.announce(self._router.events())
+
+    def _unavailable(self) -> Exception:
+        return exceptions.LinkUnavailable(
+            address=self._address,
+            seconds=self._timeout,
+            reason=self._counters.last_error or "still connecting",
+        )
+
+    def _not_confirmed(self, topic: Topic) -> Exception:
+        if self.link is None:
+            return self._unavailable()
+        return exceptions.NotConfirmed(
+            address=self.link.address,
+            what=f"the subscription to {topic.name!r}",
+            seconds=self._timeout,
+        )

@@ -1,0 +1,15 @@
+from channels.testing import WebsocketCommunicator
+from chat.consumers import ChatConsumer
+
+
+async def test_what_one_says_the_other_hears():
+    ada = WebsocketCommunicator(ChatConsumer.as_asgi(), "/ws/")
+    bob = WebsocketCommunicator(ChatConsumer.as_asgi(), "/ws/")
+    assert (await ada.connect())[0]
+    assert (await bob.connect())[0]
+
+    await ada.send_json_to({"text": "hello"})
+    assert await bob.receive_json_from() == {"text": "hello"}
+
+    await ada.disconnect()
+    await bob.disconnect()

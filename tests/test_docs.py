@@ -1,0 +1,387 @@
+"""What the documentation says is what the code does, and what it shows runs."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import importlib.util
+import inspect
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from websockets.asyncio.client import connect
+from websockets.typing import Origin
+
+from channels_mpx import ConfigurationError, MultiplexedChannelLayer, exceptions
+from channels_mpx.options import Options
+from channels_mpx.router import TRANSITIONS
+from tests.helpers import eventually
+from tests.integration.test_connection import MINIMAL
+from tests.layers import environment, open_layer, receive
+from tests.servers import RedisServer, free_port
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "channels_mpx"
+EXAMPLES = DOCS / "examples"
+TUTORIAL = DOCS / "tutorial" / "first-chat.md"
+SETTINGS = DOCS / "reference" / "settings.md"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+
+FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+OPTION = re.compile(r"^### `(\w+)`$(.*?)(?=^###? |\Z)", re.MULTILINE | re.DOTALL)
+WRONG = re.compile(r"^\| `(\{.*?\})` \| (.*?) \|$", re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the code blocks of a page in one language."""
+    found = FENCE.finditer(page.read_text())
+    return [textwrap.dedent(match[3]) for match in found if match[2] == language]
+
+
+def rows(page: Path, heading: str) -> list[tuple[str, ...]]:
+    """Return the rows of the table whose first line is ``heading``."""
+    _, _, rest = page.read_text().partition(f"\n{heading}\n")
+    assert rest, f"{page.name} has no table {heading}"
+    table = rest.split("\n\n")[0].splitlines()[1:]
+    return [tuple(cell.strip() for cell in row.strip("|").split(" | ")) for row in table]
+
+
+def load(path: Path) -> Any:
+    """Import a file by its path."""
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Reference
+
+
+def test_settings_names_every_option_with_its_default() -> None:
+    """The page has a section for each option, and no other; each gives the true default."""
+    shown = dict(OPTION.findall(SETTINGS.read_text()))
+    assert set(shown) == {option.name for option in fields(Options)}
+    for option in fields(Options):
+        line = re.search(r"^\* Default: `(.*)`$", shown[option.name], re.MULTILINE)
+        assert line, option.name
+        default = ast.literal_eval(line[1])
+        if option.default is not MISSING:
+            assert default == option.default, option.name
+            assert type(default) is type(option.default), option.name
+        given = Options.parse({option.name: default})
+        assert getattr(given, option.name) == getattr(Options(), option.name)
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [pytest.param(*row, id=row[0]) for row in WRONG.findall(SETTINGS.read_text())],
+)
+def test_settings_quotes_the_errors(config: str, text: str) -> None:
+    """What the page says about a wrong value is what the error says."""
+    with pytest.raises(ConfigurationError) as caught:
+        MultiplexedChannelLayer(**ast.literal_eval(config))
+    assert str(caught.value) == f"channels_mpx is configured wrongly: {text}"
+
+
+def test_settings_shows_an_error_for_every_option() -> None:
+    """No option is without a wrong value."""
+    for name, text in OPTION.findall(SETTINGS.read_text()):
+        assert any(name in ast.literal_eval(config) for config, _ in WRONG.findall(text)), name
+
+
+def test_settings_shows_forms_of_hosts_that_are_taken() -> None:
+    """Every form of the table makes a layer, and no password shows."""
+    forms = [
+        ast.literal_eval(code)
+        for _, cell in rows(SETTINGS, "| Form of the entry | Example |")
+        for code in re.findall(r"`(.+?)`", cell)
+    ]
+    assert len(forms) >= 12
+    for form in forms:
+        assert "secret" not in repr(MultiplexedChannelLayer(hosts=[form]))
+
+
+def test_exceptions_shows_the_tree() -> None:
+    """The tree of the page is that of the module, and each class has an entry below it."""
+    page = DOCS / "reference" / "exceptions.md"
+    doc = inspect.cleandoc(exceptions.__doc__ or "")
+    tree = "".join(line[4:] + "\n" for line in doc.splitlines() if line.startswith("    "))
+    assert blocks(page, "text") == [tree]
+    classes = re.findall(r"^\.\. autoexception:: (\w+)\(\)$", page.read_text(), re.MULTILINE)
+    assert sorted(classes) == sorted(exceptions.__all__)
+
+
+def logged(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield logger, level and text of each record that a module can write."""
+    tree = ast.parse(path.read_text())
+    name = re.search(r'^logger = logging.getLogger\("(.+)"\)$', path.read_text(), re.MULTILINE)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+            assert name is not None
+            assert isinstance(node.args[0], ast.Constant)
+            yield name[1], ast.unparse(node.func)[7:].upper(), node.args[0].value
+
+
+def test_logging_lists_every_record() -> None:
+    """The page has each record under its logger and with its level, and no other."""
+    page = DOCS / "reference" / "logging.md"
+    shown = {
+        (logger, level, text)
+        for logger, section in re.findall(
+            r"^## `(.+?)`$(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL
+        )
+        for level, text in re.findall(r"^\| ([A-Z]+) \| `(.+?)` \|", section, re.MULTILINE)
+    }
+    assert shown == {record for path in PACKAGE.glob("*.py") for record in logged(path)}
+
+
+# Explanation
+
+
+def test_how_it_works_has_the_transitions() -> None:
+    """The page's table is the router's."""
+    page = DOCS / "explanation" / "how-it-works.md"
+    assert set(rows(page, "| State | Cause | Next state |")) == {
+        (state.value, cause.value, after.value)
+        for state, causes in TRANSITIONS.items()
+        for cause, after in causes.items()
+    }
+
+
+def test_how_it_works_names_every_module() -> None:
+    """The table of modules has each module of the package once."""
+    page = DOCS / "explanation" / "how-it-works.md"
+    names = [name.strip("`") for name, _ in rows(page, "| Module | Is |")]
+    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py"}
+    assert sorted(names) == sorted(modules - {"__init__"})
+
+
+def test_deploy_lists_the_commands_that_are_needed() -> None:
+    """The commands for administrators are those that a user without any other was tested with."""
+    rules = (EXAMPLES / "acl.txt").read_text().split()
+    assert {rule for rule in rules if rule.startswith("+")} == set(MINIMAL.split())
+
+
+# Links and code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_page_leads_somewhere(page: Path) -> None:
+    """Links between pages, headings in them and included files exist."""
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.is_file(), target
+        headings = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
+        slugs = {
+            re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+            for heading in headings
+        }
+        assert not anchor or anchor in slugs, target
+    for included in re.findall(r"```\{literalinclude\} (\S+)", text):
+        assert (page.parent / included).is_file(), included
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_page_has_python_that_parses(page: Path) -> None:
+    """Python blocks are Python: statements, or items of a dict."""
+    for code in blocks(page, "python"):
+        try:
+            ast.parse(code)
+        except SyntaxError:
+            ast.parse(f"{{{code}}}")
+
+
+def test_every_page_is_in_the_index() -> None:
+    """The index leads to every page, and every example is shown by a page."""
+    index = (DOCS / "index.md").read_text()
+    listed = {
+        line
+        for block in re.findall(r"```\{toctree\}(.*?)```", index, re.S)
+        for line in block.split()
+    }
+    pages = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES}
+    assert pages - {"index"} <= listed
+
+    shown = {
+        (page.parent / path).resolve()
+        for page in PAGES
+        for path in re.findall(r"```\{literalinclude\} (\S+)", page.read_text())
+    }
+    files = {
+        path for path in EXAMPLES.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {path for path in files if path.name != "__init__.py"} == shown
+
+
+# Examples
+
+
+async def test_example_of_two_processes_runs() -> None:
+    """The block with two layers on one broker."""
+    (code,) = (
+        code
+        for code in blocks(DOCS / "howto" / "test-without-redis.md", "python")
+        if "test_two_processes" in code
+    )
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "test-without-redis.md", "exec"), namespace)
+    await namespace["test_two_processes"]()
+
+
+async def test_example_of_faults_runs() -> None:
+    """The test with a broker that fails on demand."""
+    await load(EXAMPLES / "test_faults.py").test_consumers_hear_of_a_gap()
+
+
+async def test_example_of_a_multiplexer_runs(redis_server: RedisServer) -> None:
+    """The multiplexer hears what it has published."""
+    example = load(EXAMPLES / "multiplexer.py")
+    assert await asyncio.wait_for(example.listen(redis_server.url), 10) == b"sunny"
+
+
+async def test_example_of_the_wire_reaches_a_group(redis_server: RedisServer) -> None:
+    """A program without the layer speaks to a group of it."""
+    speak = load(EXAMPLES / "speak.py").speak
+    async with open_layer(redis_server) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        with redis.Redis(port=redis_server.port) as client:
+            assert speak(client, "room", {"type": "hello", "number": 7}) == 1
+        assert await receive(layer, channel) == {"type": "hello", "number": 7}
+
+
+# The tutorial
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The tutorial's project, as its reader has it."""
+    return Path(shutil.copytree(EXAMPLES / "first_chat", tmp_path / "first_chat"))
+
+
+def command(beginning: str) -> list[str]:
+    """Return the words of a command that the tutorial shows."""
+    (line,) = {
+        line
+        for block in blocks(TUTORIAL, "sh")
+        for line in block.splitlines()
+        if line.startswith(beginning)
+    }
+    return shlex.split(line)
+
+
+def fresh(**extra: str) -> dict[str, str]:
+    """Return the environment of the tutorial's reader, in which no settings are chosen."""
+    chosen = environment(**extra)
+    chosen.pop("DJANGO_SETTINGS_MODULE", None)
+    return chosen
+
+
+@contextlib.asynccontextmanager
+async def served(project: Path, words: list[str], port: int, **env: str) -> AsyncIterator[int]:
+    """Run a server of the project until the context ends; yield its port."""
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=project,
+        env=fresh(**env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    page = f"http://localhost:{port}/"
+
+    def answers() -> bool:
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        with contextlib.suppress(OSError), urllib.request.urlopen(page, timeout=5) as response:
+            return b"WebSocket" in response.read()
+        return False
+
+    try:
+        await eventually(lambda: asyncio.to_thread(answers), timeout=30)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=10)
+        assert b"Traceback" not in errors, errors.decode()
+
+
+def room(port: int) -> Any:
+    """Open the socket of the page on a port."""
+    return connect(f"ws://localhost:{port}/ws/", origin=Origin(f"http://localhost:{port}"))
+
+
+async def test_tutorial_runs_in_one_process(project: Path) -> None:
+    """With runserver on memory://, one window hears the other."""
+    words = command("python -m django runserver")[1:]
+    port = free_port()
+    words = [*words, "--noreload", f"localhost:{port}"]
+    async with served(project, words, port), room(port) as ada, room(port) as bob:
+        await ada.send('{"text": "hello"}')
+        for person in (ada, bob):
+            assert await asyncio.wait_for(person.recv(), 10) == '{"text": "hello"}'
+
+
+async def test_tutorial_runs_in_two_processes(
+    project: Path, make_redis: Callable[..., RedisServer]
+) -> None:
+    """With Redis, windows of two processes hear each other and the script."""
+    server = make_redis()
+    _, _, _, application = command("daphne -p 8001")
+    env = {"REDIS_URL": server.url}
+    async with contextlib.AsyncExitStack() as stack:
+        people = []
+        for port in (free_port(), free_port()):
+            words = ["-m", "daphne", "-p", str(port), application]
+            await stack.enter_async_context(served(project, words, port, **env))
+            people.append(await stack.enter_async_context(room(port)))
+        await people[0].send('{"text": "hello"}')
+        for person in people:
+            assert await asyncio.wait_for(person.recv(), 10) == '{"text": "hello"}'
+
+        _, python, *words = command("REDIS_URL")
+        assert python == "python"
+        said = subprocess.run([sys.executable, *words], cwd=project, env=fresh(**env), check=False)
+        assert said.returncode == 0
+        for person in people:
+            assert await asyncio.wait_for(person.recv(), 10) == f'{{"text": "{words[-1]}"}}'
+        assert str(server.command("CLIENT", "LIST")).count("channels_mpx:mysite:") == 2
+
+
+def test_example_of_a_consumer_test_runs(project: Path) -> None:
+    """The consumer's test passes under pytest with pytest-asyncio in auto mode."""
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "asyncio_mode=auto",
+        "test_chat.py",
+    ]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=project,
+        env=environment(DJANGO_SETTINGS_MODULE="mysite.settings"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
