@@ -22,6 +22,7 @@ __all__ = ["Body", "Codec"]
 #: Levels of lists and dicts inside a message: any receiver can decode it, however deep its stack.
 MAX_DEPTH = 64
 
+_CONTAINERS = (dict, list)
 _BASES: tuple[type[Any], ...] = (str, bytes, int, float)
 
 
@@ -160,13 +161,16 @@ class Codec:
                 raise exceptions.EncodingError(path=path, problem=str(error)) from error
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = 0) -> bool:
     """Tell whether a decoded list or dict holds nothing but what the specification allows."""
     items = value.values() if type(value) is dict else value
     if SCALARS.issuperset(map(type, items)):
         return True
+    if depth >= MAX_DEPTH:
+        return False  # deeper than anybody of ours sends
     return all(
-        type(item) in SCALARS or (type(item) in (dict, list) and _is_plain(item)) for item in items
+        type(item) in SCALARS or (type(item) in _CONTAINERS and _is_plain(item, depth + 1))
+        for item in items
     )
 
 

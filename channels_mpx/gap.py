@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from asyncio import AbstractEventLoop
 from typing import Protocol
 
-__all__ = ["Gap", "Listener"]
+__all__ = ["Gap", "Listener", "Nobody"]
 
 
 class Listener(Protocol):
-    """Whom a supervisor tells about the connection as a whole. Nothing here may wait or raise."""
+    """Whom the connection tells about itself as a whole. Nothing here may wait or raise."""
 
     def gap_opened(self, reason: str) -> None:
         """The link is lost."""
@@ -20,37 +21,65 @@ class Listener(Protocol):
     def tick(self) -> None:
         """Some time has passed: see to what needs it."""
 
+    def is_awaited(self) -> bool:
+        """Tell whether anybody waits for messages, on any loop."""
+
+    def loop_ended(self, loop: AbstractEventLoop) -> bool:
+        """The home loop has ended; tell whether anybody elsewhere waits for messages."""
+
+
+class Nobody:
+    """A listener that does not care."""
+
+    def gap_opened(self, reason: str) -> None:
+        """See `Listener`."""
+
+    def gap_closed(self, seconds: float) -> None:
+        """See `Listener`."""
+
+    def tick(self) -> None:
+        """See `Listener`."""
+
+    def is_awaited(self) -> bool:
+        """See `Listener`."""
+        return False
+
+    def loop_ended(self, loop: AbstractEventLoop) -> bool:
+        """See `Listener`."""
+        return False
+
 
 class Gap:
-    """Notices when gaps open and close.
+    """Notices when gaps open and close, over all links."""
 
-    Args:
-        listener: Told once for each gap that it has opened, and once that it is closed.
-    """
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self) -> None:
         self._began: float | None = None
         self._missing = 0
 
-    def open(self, reason: str) -> None:
-        """The link is lost; nothing new if the last gap has not been closed."""
-        if self._began is None:
-            self._began = time.monotonic()
-            self._listener.gap_opened(reason)
+    def open(self) -> bool:
+        """The link is lost. Returns whether that begins a gap: the last one may not be over."""
+        if self._began is not None:
+            return False
+        self._began = time.monotonic()
+        return True
 
-    def linked(self, topics: int) -> None:
-        """There is a link again, and so many topics have to be joined on it."""
+    def forget(self) -> None:
+        """Nobody is left who could miss anything."""
+        self._began = None
+
+    def linked(self, topics: int) -> float | None:
+        """There is a link again, on which so many topics have to be joined. See `joined`."""
         self._missing = topics
-        self._close_if_whole()
+        return self._seconds_if_over()
 
-    def joined(self) -> None:
-        """One of the topics has been confirmed, or refused."""
+    def joined(self) -> float | None:
+        """A topic was confirmed, or refused. Returns the length of a gap that this has ended."""
         self._missing -= 1
-        self._close_if_whole()
+        return self._seconds_if_over()
 
-    def _close_if_whole(self) -> None:
-        if self._missing <= 0 and self._began is not None:
-            seconds = time.monotonic() - self._began
-            self._began = None
-            self._listener.gap_closed(seconds)
+    def _seconds_if_over(self) -> float | None:
+        if self._missing > 0 or self._began is None:
+            return None
+        seconds = time.monotonic() - self._began
+        self._began = None
+        return seconds

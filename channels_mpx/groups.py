@@ -6,7 +6,7 @@ once and the same bytes go into every member's mailbox. Members get a group's me
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
 
 from .envelope import Form
 from .hub import Hub
@@ -16,17 +16,26 @@ from .names import Kind, Topic
 
 __all__ = ["Group", "Groups"]
 
+logger = logging.getLogger("channels_mpx.layer")
+
 
 class Group:
-    """One group's members in this process; subscribed to the group's Redis channel."""
+    """One group's members in this process; subscribed to the group's Redis channel.
 
-    __slots__ = ("_intake", "members", "name", "topic")
+    Attributes:
+        members: Each mailbox, and whether its membership was ever confirmed.
+    """
 
-    def __init__(self, name: str, topic: Topic, intake: Intake) -> None:
+    __slots__ = ("_groups", "_intake", "joining", "members", "name", "topic")
+
+    def __init__(self, name: str, topic: Topic, intake: Intake, groups: Groups) -> None:
         self.name = name
         self.topic = topic
-        self.members: dict[Mailbox, None] = {}
+        self.members: dict[Mailbox, bool] = {}
+        #: How many callers wait for the confirmation of each membership.
+        self.joining: dict[Mailbox, int] = {}
         self._intake = intake
+        self._groups = groups
 
     def __repr__(self) -> str:
         return f"<Group {self.name} members={len(self.members)}>"
@@ -50,7 +59,8 @@ class Group:
         """See `Subscriber.interrupted`."""
 
     def refused(self, topic: Topic, error: Exception) -> None:
-        """See `Subscriber.refused`: whoever is joining gets the error and withdraws."""
+        """See `Subscriber.refused`: whoever is joining gets the error; nobody is a member."""
+        self._groups.dissolve(self)
 
 
 class Groups:
@@ -74,11 +84,6 @@ class Groups:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def members(self, group: str) -> Iterable[Mailbox]:
-        """Return the mailboxes of this process in a group."""
-        found = self._groups.get(group)
-        return tuple(found.members) if found is not None else ()
-
     async def add(self, name: str, mailbox: Mailbox) -> None:
         """Make a mailbox a member; return when Redis has confirmed the group's channel.
 
@@ -87,22 +92,11 @@ class Groups:
         Raises:
             LinkError: See `Hub.join`.
         """
-        group = self._groups.get(name)
-        if group is None:
-            topic = Topic(Kind.CHANNEL, self._hub.names.group(name))
-            group = self._groups[name] = Group(name, topic, self._intake)
-        was_member = mailbox in group.members
-        if not was_member:
-            group.members[mailbox] = None
-            self._groups_of.setdefault(mailbox, []).append(group)
-        if self._hub.want(group.topic, group):
-            return
-        try:
-            await self._hub.join(group.topic, group)
-        except BaseException:
-            if not was_member:
-                self.discard(name, mailbox)
-            raise
+        group = self._enter(name, mailbox)
+        if not self._hub.want(group.topic, group):
+            await self._join(group, mailbox)
+        if mailbox in group.members:
+            group.members[mailbox] = True
 
     def discard(self, name: str, mailbox: Mailbox) -> None:
         """End a membership; nothing happens if there is none."""
@@ -134,13 +128,48 @@ class Groups:
         if names:
             self._suspended[mailbox] = list(names)
 
-    async def resume(self, mailbox: Mailbox) -> None:
-        """Begin again the memberships that `suspend` has ended."""
+    def resume(self, mailbox: Mailbox) -> None:
+        """Begin again the memberships that `suspend` has ended; confirmations are not awaited."""
         for name in self._suspended.pop(mailbox, ()):
-            await self.add(name, mailbox)
+            group = self._enter(name, mailbox)
+            group.members[mailbox] = True
+            self._hub.want(group.topic, group)
+
+    def dissolve(self, group: Group) -> None:
+        """End a group whose channel Redis refuses; who was in it is told by the log."""
+        if any(group.members.values()):
+            logger.warning("! the members of the group %s get no messages any more", group.name)
+        for mailbox in tuple(group.members):
+            self.discard(group.name, mailbox)
 
     def clear(self) -> None:
         """End all memberships."""
         self._suspended.clear()
         for mailbox in tuple(self._groups_of):
             self.discard_all(mailbox)
+
+    def _enter(self, name: str, mailbox: Mailbox) -> Group:
+        """Make a mailbox a member, confirmed or not."""
+        group = self._groups.get(name)
+        if group is None:
+            topic = Topic(Kind.CHANNEL, self._hub.names.group(name))
+            group = self._groups[name] = Group(name, topic, self._intake, self)
+        if mailbox not in group.members:
+            group.members[mailbox] = False
+            self._groups_of.setdefault(mailbox, []).append(group)
+        return group
+
+    async def _join(self, group: Group, mailbox: Mailbox) -> None:
+        """Wait for the confirmation; the last who waits in vain ends an unconfirmed membership."""
+        joining = group.joining
+        joining[mailbox] = joining.get(mailbox, 0) + 1
+        try:
+            await self._hub.join(group.topic, group)
+        except BaseException:
+            if joining[mailbox] == 1 and not group.members.get(mailbox, True):
+                self.discard(group.name, mailbox)
+            raise
+        finally:
+            joining[mailbox] -= 1
+            if not joining[mailbox]:
+                del joining[mailbox]

@@ -12,11 +12,12 @@ import atexit
 import contextlib
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from . import couriers, exceptions
 from .frames import Subscriber
+from .gap import Gap, Listener, Nobody
 from .link import RedisDialer
 from .loops import Home, Residence
 from .memory import MemoryDialer, broker
@@ -53,12 +54,8 @@ class Hub:
         self._project = project
         #: Called in a child made by fork, after the hub itself has begun anew.
         self.after_fork: Callable[[], None] = lambda: None
-        #: Called when a home loop has ended; returns whether somebody elsewhere waits for messages.
-        self.loop_ended: Callable[[asyncio.AbstractEventLoop], bool] = lambda loop: False
-        #: See `Listener`.
-        self.gap_opened: Callable[[str], None] = lambda reason: None
-        self.gap_closed: Callable[[float], None] = lambda seconds: None
-        self.tick: Callable[[], None] = lambda: None
+        #: Told about the connection; whoever uses the hub puts itself here.
+        self.listener: Listener = Nobody()
         self._begin()
         _hubs.add(self)
 
@@ -78,6 +75,7 @@ class Hub:
         )
         self._router = Router()
         self._counters = Counters()
+        self._gap = Gap()
         self._dialer = self._make_dialer()
         #: The supervisor at home, while there is a home.
         self.life: Supervisor | None = None
@@ -109,12 +107,6 @@ class Hub:
     def has_been_linked(self) -> bool:
         """Whether this process ever had a link."""
         return self._counters.epoch > 0
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the running loop is home, so that the verbs below may be called directly."""
-        life = self.life
-        return life is not None and life.loop is asyncio._get_running_loop()
 
     async def call(
         self, verb: Callable[..., Awaitable[T]], *args: Any, receiving: bool = False
@@ -245,6 +237,7 @@ class Hub:
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
         """Run a script and return its result. Raises what `command` does."""
         link = await self._here.linked()
+        self._counters.commands += 1
         return await link.run(script, keys, args)
 
     async def join(self, topic: Topic, subscriber: Subscriber) -> None:
@@ -269,6 +262,10 @@ class Hub:
         if self.life is not None:
             self.life.traffic.pump_soon()
 
+    def wishes_of(self, subscriber: Subscriber) -> Collection[Topic]:
+        """Return what a subscriber wants."""
+        return self._router.topics_of(subscriber)
+
     def leave_all(self, subscriber: Subscriber) -> None:
         """Withdraw all of a subscriber's wishes."""
         self._router.unsubscribe_all(subscriber)
@@ -279,7 +276,14 @@ class Hub:
 
     def _move_in(self, home: Home) -> Coroutine[Any, Any, None]:
         life = self.life = Supervisor(
-            home, self.options, self._dialer, self._router, self._counters, self.inbox, self
+            home,
+            self.options,
+            self._dialer,
+            self._router,
+            self._counters,
+            self.inbox,
+            self._gap,
+            self.listener,
         )
         return self._live(home, life)
 
@@ -289,8 +293,10 @@ class Hub:
         finally:
             if self.life is life:
                 self.life = None
-            is_over = not life.is_leaving
-            self._residence.vacate(home, is_over and self.loop_ended(home.loop))
+            is_missed = not life.is_leaving and self.listener.loop_ended(home.loop)
+            if not is_missed and not self.listener.is_awaited():
+                self._gap.forget()
+            self._residence.vacate(home, is_missed)
 
     def _leave(self) -> None:
         if self.life is not None:
@@ -305,7 +311,7 @@ class Hub:
         life, self.life = self.life, None
         if life is not None:
             life.forsake()
-            self.loop_ended(life.loop)
+            self.listener.loop_ended(life.loop)
 
     def _lost(self, reason: str) -> exceptions.LinkLost:
         return exceptions.LinkLost(address=self.address, reason=reason)

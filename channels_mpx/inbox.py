@@ -87,7 +87,7 @@ class Inbox:
         #: Mailboxes by the full name of their channel.
         self.mailboxes: dict[str, DirectMailbox] = {}
         self._collected: deque[bytes] = deque()
-        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._answers: dict[int, asyncio.Future[tuple[str | None, str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
         #: What other processes may ask for, by name.
@@ -149,12 +149,13 @@ class Inbox:
     def reap(self, expiry: float) -> None:
         """Let go of channels that nobody has read for ``expiry`` seconds."""
         self.sweep()
-        now = time.monotonic()
+        now, here = time.monotonic(), asyncio.get_running_loop()
         for mailbox in tuple(self._by_local.values()):
             if mailbox.loop.is_closed():
                 self._drop(mailbox.local)
             elif mailbox.idle(now) > expiry:
-                mailbox.expire(now)
+                if mailbox.loop is here:
+                    mailbox.expire(now)
                 if not mailbox.is_dormant:
                     mailbox.is_dormant = True
                     self.went_dormant(mailbox)
@@ -245,7 +246,8 @@ class Inbox:
         hub = self._hub
         await hub.join(hub.inbox, self)
         token = next(self._tokens)
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[str | None, str]]
+        answer = asyncio.get_running_loop().create_future()
         self._answers[token] = answer
         request = {"verb": verb, "channel": channel, **arguments}
         try:
@@ -259,7 +261,11 @@ class Inbox:
                     what=f"through its owner that {channel!r} did {verb}",
                     seconds=hub.options.timeout,
                 )
-            answer.result()
+            error, text = answer.result()
+            if error == "UnknownChannel":
+                raise exceptions.UnknownChannel(channel=channel)
+            if error is not None:
+                raise exceptions.MembershipFailed(channel=channel, text=text)
         finally:
             del self._answers[token]
             answer.cancel()
@@ -275,7 +281,9 @@ class Inbox:
             error = exceptions.DecodingError(problem="a request without verb and token")
             self._intake.reject("the inbox", error)
         elif verb == "answer":
-            self._answered(self._answers.get(token), message)
+            answer = self._answers.get(token)
+            if answer is not None and not answer.done():  # else whoever asked has given up
+                answer.set_result((message.get("error"), str(message.get("text"))))
         elif verb in self.handlers and isinstance(message.get("from"), str):
             task = asyncio.ensure_future(self._obey(self.handlers[verb], message))
             self._tasks.add(task)
@@ -297,16 +305,3 @@ class Inbox:
             await self._tell(message["from"], answer)
         except exceptions.LinkError as error:
             logger.info("could not answer process %s: %s", message["from"], error)
-
-    def _answered(self, answer: asyncio.Future[None] | None, message: dict[str, Any]) -> None:
-        if answer is None or answer.done():
-            return  # too late: whoever asked has given up
-        error, text = message.get("error"), str(message.get("text"))
-        if error is None:
-            answer.set_result(None)
-        elif error == "UnknownChannel":
-            answer.set_exception(exceptions.UnknownChannel(channel=str(message.get("channel"))))
-        else:
-            answer.set_exception(
-                exceptions.MembershipFailed(channel=str(message.get("channel")), text=text)
-            )

@@ -80,8 +80,6 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
         self.sync = SyncVerbs(self, self._hub)
         self._hub.after_fork = self._begin
-        self._hub.gap_opened = self._gap_opened
-        self._hub.gap_closed = self._gap_closed
         self._group_channel = functools.lru_cache(REMEMBERED_NAMES)(self._check_group)
         self._address = functools.lru_cache(REMEMBERED_NAMES)(self._check_channel)
         self._begin()
@@ -93,8 +91,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Set the state of a process in which nothing has happened yet."""
         self._process = process = Process(self._hub, self.codec, self.get_capacity)
         self._mailboxes = process.inbox.mailboxes
-        self._hub.loop_ended = process.loop_ended
-        self._hub.tick = functools.partial(process.reap, self.expiry)
+        self._hub.listener = process
 
     # Sending
 
@@ -110,7 +107,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             EncodingError: It holds something that cannot travel; nothing was sent.
         """
         verb, args = self.prepare_send(channel, message)
-        await (verb(*args) if self._hub.is_here else self._hub.call(verb, *args))
+        await self._hub.call(verb, *args)
 
     async def group_send(self, group: str, message: Message) -> None:
         """Send a message to every member of a group, in all processes.
@@ -235,7 +232,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         await self._hub.call(self._process.flush)
         await self._hub.aclose()
-        if self._process.is_awaited:
+        if self._process.is_awaited():
             self._hub.keep_alive()
 
     async def aclose(self) -> None:
@@ -322,16 +319,6 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Return the process and the local part of a channel; no local part: a worker channel."""
         _require_channel_name(self, channel)
         return parse_direct(channel) or ("", None)
-
-    # Gaps
-
-    def _gap_opened(self, reason: str) -> None:
-        if self.options.on_disconnect is not None:
-            self._process.tell_all({"type": self.options.on_disconnect, "reason": reason})
-
-    def _gap_closed(self, seconds: float) -> None:
-        if self.options.on_reconnect is not None:
-            self._process.tell_all({"type": self.options.on_reconnect, "seconds": seconds})
 
 
 def _project_name() -> str:

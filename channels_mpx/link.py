@@ -72,7 +72,9 @@ class RedisDialer:
             self._class(**self._arguments)
         except (TypeError, ValueError, redis_errors.RedisError) as error:
             raise exceptions.ConfigurationError(problem=f"hosts: {error}") from error
-        self.address = self._describe(self._arguments)
+        self.address = _describe(self._arguments)
+        if self._sentinel:
+            self.address = f"sentinel master {self._sentinel['master_name']!r}"
 
     def _choose_class(self) -> type[redis_connection.AbstractConnection]:
         given: Any = self._arguments.get("connection_class")
@@ -85,13 +87,6 @@ class RedisDialer:
             return redis_connection.UnixDomainSocketConnection
         return redis_connection.Connection
 
-    def _describe(self, arguments: dict[str, Any]) -> str:
-        if self._sentinel:
-            return f"sentinel master {self._sentinel['master_name']!r}"
-        if "path" in arguments:
-            return f"unix:{arguments['path']}"
-        return f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
-
     async def dial(self, receiver: Receiver) -> Link:
         """See `Dialer.dial`. Password, database, protocol and certificate are refusals."""
         connection = None
@@ -99,7 +94,7 @@ class RedisDialer:
             arguments = dict(self._arguments)
             if self._sentinel:
                 arguments["host"], arguments["port"] = await self._discover()
-            address = self._describe(arguments)
+            address = _describe(arguments)
             connection = self._class(**arguments)
             await connection.connect()  # type: ignore[no-untyped-call]
             await self._require_master(connection)
@@ -133,7 +128,7 @@ class RedisDialer:
         try:
             role = (await connection.read_response())[0]
         except redis_errors.NoPermissionError:
-            return  # a user without ROLE; the probe has to notice
+            return  # a user who may not ask: a demotion stays unnoticed until it ends the connection
         if role not in (b"master", "master"):
             raise redis_errors.ReadOnlyError("it is a replica; messages there reach nobody else")
 
@@ -152,6 +147,12 @@ class RedisDialer:
         return exceptions.LinkUnavailable(
             address=self.address, seconds=self._timeout, reason=str(error) or type(error).__name__
         )
+
+
+def _describe(arguments: dict[str, Any]) -> str:
+    if "path" in arguments:
+        return f"unix:{arguments['path']}"
+    return f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
 
 
 def _take_over(

@@ -3,12 +3,12 @@
 Silence is measured: any byte is a sign of life; after ``ping_interval`` of silence a PING goes
 out, and if ``ping_timeout`` later nothing at all has come, the link is dead.
 
-A server that answers is not yet a server through which messages come: a master that was demoted
-answers PING, takes our messages and gives them to nobody. So after ``probe_interval`` without a
-message, one is sent through the publish path to ourselves, and the server is asked for its role.
-If the server took the probe and it has not come after one more interval, or if it is no master any
-more, the link is deaf. A probe that could not be published proves nothing and changes nothing. The
-intervals double, up to tenfold, for links that are lost to deafness again and again.
+A server that answers is not yet a server through which messages come. So after ``probe_interval``
+without a message, one is sent through the publish path to ourselves. If the server took it and it
+has not come after one more interval, the link is deaf. A probe that could not be published proves
+nothing and changes nothing. The intervals double, up to tenfold, for links that are lost to
+deafness again and again. (A master that was demoted gives our messages to its own clients, us
+among them, and to nobody else: a probe comes back from it. `Pulse` asks for the role besides.)
 
 A loop that was blocked must not take its own silence for the server's: a check that comes late
 only starts the wait anew, so that the socket is read before anybody is judged.
@@ -55,7 +55,7 @@ class Liveness:
         self._due = now
 
     def probe_taken(self, now: float) -> None:
-        """The server has accepted the probe and says that it is a master."""
+        """The server has accepted the probe."""
         if self._probed_at is not None:
             self._probe_taken_at = now
 

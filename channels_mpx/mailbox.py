@@ -8,6 +8,7 @@ reported once per episode. An episode ends when the consumer has taken everythin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from asyncio import _get_running_loop, get_running_loop
@@ -124,7 +125,7 @@ class Mailbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next message would be dropped."""
+        """Whether as many messages wait as may."""
         return len(self) >= self.capacity
 
     @property
@@ -235,6 +236,8 @@ class Mailbox:
 
     def _put_back(self, item: Item) -> None:
         """Put a message where it was, before all that came later."""
+        if self._closed_by is not None:
+            return
         if self._items is None:
             self._items = deque()
         at = 0
@@ -244,7 +247,10 @@ class Mailbox:
         self.bytes_in += item.size
 
     def expire(self, now: float) -> None:
-        """Drop what has waited too long at ``now``, in seconds of `time.monotonic`."""
+        """Drop what has waited too long at ``now``, in seconds of `time.monotonic`.
+
+        For the thread that takes.
+        """
         items = self._items
         while items and now - items[0].arrived > self.expiry:
             self.bytes_out += items.popleft().size
@@ -281,7 +287,7 @@ class Mailbox:
             self._observer.relieved(self, dropped)
 
     def _forget(self, waiter: asyncio.Future[Item | None]) -> None:
-        if waiter in self._waiters:
+        with contextlib.suppress(ValueError):  # another thread may have taken it out
             self._waiters.remove(waiter)
 
     def _wake(self) -> None:
@@ -293,7 +299,8 @@ class Mailbox:
                 if not waiter.done():
                     waiter.set_result(None)
                     return
-            elif not loop.is_closed():
+                continue
+            with contextlib.suppress(RuntimeError):  # its loop is closed: try the next one
                 loop.call_soon_threadsafe(release, waiter)
                 return
 

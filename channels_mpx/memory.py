@@ -9,6 +9,7 @@ may share a broker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 import time
@@ -34,16 +35,41 @@ def translate_glob(pattern: bytes) -> re.Pattern[bytes]:
             out.append(b".*")
         elif char == b"?":
             out.append(b".")
-        elif char == b"\\" and at < len(pattern):
-            out.append(re.escape(pattern[at : at + 1]))
-            at += 1
-        elif char == b"[" and (end := pattern.find(b"]", at + 1)) > 0:
-            inside = pattern[at:end].replace(b"\\", b"\\\\")
-            out.append(b"[%b]" % inside)
-            at = end + 1
+        elif char == b"[":
+            members, at = _read_class(pattern, at)
+            out.append(members)
         else:
+            if char == b"\\" and at < len(pattern):
+                char = pattern[at : at + 1]
+                at += 1
             out.append(re.escape(char))
     return re.compile(b"".join(out), re.DOTALL)
+
+
+def _read_class(pattern: bytes, at: int) -> tuple[bytes, int]:
+    """Return what ``[...]`` means and where it ends, as Redis reads it.
+
+    A range may stand backwards, a class may be empty (and then matches nothing), and one that is
+    not closed ends with the pattern (Redis source, ``stringmatchlen``).
+    """
+    is_negated = pattern[at : at + 1] == b"^"
+    at += is_negated
+    members: set[int] = set()
+    while at < len(pattern) and pattern[at] != ord("]"):
+        if pattern[at] == ord("\\") and at + 1 < len(pattern):
+            members.add(pattern[at + 1])
+            at += 2
+        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
+            low, high = sorted((pattern[at], pattern[at + 2]))
+            members.update(range(low, high + 1))
+            at += 3
+        else:
+            members.add(pattern[at])
+            at += 1
+    if is_negated:
+        members = set(range(256)) - members
+    listed = b"".join(b"\\x%02x" % member for member in sorted(members))
+    return (b"[%b]" % listed if members else b"(?!)"), at + 1
 
 
 class MemoryBroker:
@@ -146,7 +172,8 @@ def _now() -> int:
 
 
 def _deadline(entry: bytes) -> int:
-    return int(entry[:DEADLINE_DIGITS])
+    digits = entry[:DEADLINE_DIGITS]
+    return int(digits) if digits.isdigit() else 2**62  # not ours: whoever pops it counts it
 
 
 def _refusal(name: Argument, text: str) -> exceptions.CommandRefused:
@@ -189,14 +216,20 @@ class MemoryLink:
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
         """See `Link.send`."""
-        self._answer(future, self._broker.execute(command))
+        if self._is_lost:
+            future.set_exception(self._lost("it was lost before"))
+        else:
+            self._answer(future, self._broker.execute(command))
 
     def run(
         self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]
     ) -> asyncio.Future[Any]:
         """See `Link.run`."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._answer(future, self._broker.run(script, keys, args))
+        if self._is_lost:
+            future.set_exception(self._lost("it was lost before"))
+        else:
+            self._answer(future, self._broker.run(script, keys, args))
         return future
 
     def subscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
@@ -219,13 +252,17 @@ class MemoryLink:
             return
         self._is_lost = True
         with self._broker.lock:
-            self._broker.links.remove(self)
-        error = exceptions.LinkLost(address=self.address, reason=reason)
+            if self in self._broker.links:
+                self._broker.links.remove(self)
+        error = self._lost(reason)
         for future in self._awaited:
             if not future.done():
                 future.set_exception(error)
         self._awaited.clear()
         self.receiver.lost(self, reason, [])
+
+    def _lost(self, reason: str) -> exceptions.LinkLost:
+        return exceptions.LinkLost(address=self.address, reason=reason)
 
     def push(self, what: Callable[..., None], *arguments: Any) -> None:
         """Queue something for the receiver; callable from any thread, in one order for all."""
@@ -242,8 +279,12 @@ class MemoryLink:
         """Have something called on the link's loop; callable from any thread."""
         if asyncio._get_running_loop() is self._loop:
             self._loop.call_soon(what, *arguments)
-        elif not self._loop.is_closed():
+            return
+        try:
             self._loop.call_soon_threadsafe(what, *arguments)
+        except RuntimeError:  # the loop is closed, and nobody said so
+            with self._broker.lock, contextlib.suppress(ValueError):
+                self._broker.links.remove(self)
 
     def _answer(self, future: asyncio.Future[Any], reply: Any) -> None:
         self._awaited.add(future)

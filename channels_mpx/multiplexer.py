@@ -14,6 +14,7 @@ from .subscriptions import (
     OnDisconnect,
     OnMessage,
     PatternSubscription,
+    Registry,
 )
 
 __all__ = ["Multiplexer"]
@@ -48,6 +49,7 @@ class Multiplexer:
 
     def __init__(self, host: Any = "redis://localhost:6379", **options: Any) -> None:
         self._hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
+        self._hub.listener = self._subscriptions = Registry()
 
     def __repr__(self) -> str:
         return f"<Multiplexer {self._hub.address} {self._hub.state}>"
@@ -78,7 +80,9 @@ class Multiplexer:
             on_disconnect: Gets the reason when the link is lost.
             on_activation: Gets each channel when Redis has confirmed it, again after each loss.
         """
-        return ChannelSubscription(self._hub, on_message, on_disconnect, on_activation)
+        subscription = ChannelSubscription(self._hub, on_message, on_disconnect, on_activation)
+        self._subscriptions.add(subscription)
+        return subscription
 
     def new_pattern_subscription(
         self,
@@ -92,7 +96,11 @@ class Multiplexer:
         Raises:
             ReservedName: The pattern lies under the prefix.
         """
-        return PatternSubscription(self._hub, pattern, on_message, on_disconnect, on_activation)
+        subscription = PatternSubscription(
+            self._hub, pattern, on_message, on_disconnect, on_activation
+        )
+        self._subscriptions.add(subscription)
+        return subscription
 
     async def publish(self, channel: str | bytes, payload: str | bytes) -> int:
         """Publish a message; return how many subscriptions Redis gave it to.

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import exceptions
+from .names import Namespace
 
 __all__ = ["Host", "Options", "parse_host"]
 
@@ -234,9 +235,7 @@ def _text(name: str, value: Any) -> Any:
 
 
 def _prefix(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.\-]{1,64}", value):
-        raise _wrong(f"{name} must be 1 to 64 letters, digits, '_', '-' or '.', not {value!r}")
-    return value
+    return Namespace(value).prefix
 
 
 def _keys(name: str, value: Any) -> Any:

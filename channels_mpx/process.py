@@ -54,9 +54,8 @@ class Process:
     def __repr__(self) -> str:
         return f"<Process {self._hub.process} {self.inbox!r} {self.groups!r} {self.workers!r}>"
 
-    @property
     def is_awaited(self) -> bool:
-        """Whether anybody waits for a message, on any loop."""
+        """See `Listener.is_awaited`."""
         mailboxes = self.inbox.mailboxes.values()
         return any(mailbox.is_awaited for mailbox in mailboxes) or self.workers.is_awaited
 
@@ -71,7 +70,9 @@ class Process:
             groups=len(self.groups),
             waiting=sum(map(len, mailboxes)),
             deepest=(deepest.name, len(deepest)) if deepest else None,
-            delivered=tally.delivered + sum(mailbox.taken for mailbox in mailboxes),
+            delivered=tally.delivered
+            + self.workers.taken
+            + sum(mailbox.taken for mailbox in mailboxes),
             dropped={
                 "full": tally.full,
                 "expired": tally.expired,
@@ -110,7 +111,7 @@ class Process:
     async def wake(self, mailbox: DirectMailbox) -> None:
         """Somebody reads a dormant channel again: give it its groups back."""
         mailbox.is_dormant = False
-        await self.groups.resume(mailbox)
+        self.groups.resume(mailbox)
 
     async def _add_asked(self, request: Message) -> None:
         await self.add(request["group"], request["channel"])
@@ -140,18 +141,30 @@ class Process:
         self.inbox.drop_all(error)
         self.workers.drop_all(error)
 
-    def reap(self, expiry: float) -> None:
-        """Let go of what nobody has read for ``expiry`` seconds."""
+    # As the listener of the hub
+
+    def tick(self) -> None:
+        """See `Listener.tick`: let go of what nobody has read for ``expiry`` seconds."""
+        expiry = self._hub.options.expiry
         self.inbox.reap(expiry)
         self.workers.reap(expiry)
 
     def loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Forget the consumers of a loop; return whether anybody elsewhere waits."""
+        """See `Listener.loop_ended`: its consumers are gone."""
         self.inbox.forget_loop(loop)
-        return self.is_awaited
+        return self.is_awaited()
 
-    def tell_all(self, message: Message) -> None:
-        """Put a message of scalars into the mailbox of every channel of this process."""
+    def gap_opened(self, reason: str) -> None:
+        """See `Listener.gap_opened`: every consumer gets a message, if one is configured."""
+        if self._hub.options.on_disconnect is not None:
+            self._tell_all({"type": self._hub.options.on_disconnect, "reason": reason})
+
+    def gap_closed(self, seconds: float) -> None:
+        """See `Listener.gap_closed`: every consumer gets a message, if one is configured."""
+        if self._hub.options.on_reconnect is not None:
+            self._tell_all({"type": self._hub.options.on_reconnect, "seconds": seconds})
+
+    def _tell_all(self, message: Message) -> None:
         self.inbox.put_to_all(Body.made(self.intake.codec, message, time.monotonic()))
 
     # Mailboxes

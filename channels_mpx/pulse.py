@@ -25,6 +25,7 @@ class Pulse:
         traffic: Tells whether there is anything that could be missed.
         inbox: The channel that probes go to.
         ping_timeout: For the reason, when a link is dead.
+        role_interval: Seconds between two questions whether the server is a master still.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Pulse:
         traffic: Traffic,
         inbox: Topic,
         ping_timeout: float,
+        role_interval: float,
     ) -> None:
         self._loop = loop
         self._liveness = liveness
@@ -42,18 +44,18 @@ class Pulse:
         self._traffic = traffic
         self._inbox = inbox
         self._ping_timeout = ping_timeout
-        self._link: Link | None = None
+        self._role_interval = role_interval
+        self._role_asked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, link: Link) -> None:
         """Begin to watch a link."""
-        self._link = link
+        self._role_asked_at = self._loop.time()
         self._liveness.started(self._loop.time(), self._counters.received)
         self._later(link)
 
     def stop(self) -> None:
         """Stop watching."""
-        self._link = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -77,6 +79,9 @@ class Pulse:
 
     def _check(self, link: Link) -> None:
         now = self._loop.time()
+        if now - self._role_asked_at >= self._role_interval:
+            self._role_asked_at = now
+            self._ask_role(link)
         verdict = self._liveness.judge(now, link.last_read, self._counters.received)
         if verdict is Verdict.DEAD:
             link.lose(f"no sign of life for {self._ping_timeout} s after a PING")
@@ -101,12 +106,8 @@ class Pulse:
         self._ask(link, b"PING").add_done_callback(answered)
 
     def _probe(self, link: Link) -> None:
-        """Ask the server for its role, and send ourselves a message through it."""
+        """Send ourselves a message."""
         sent = self._loop.time()
-
-        def role_known(reply: asyncio.Future[Any]) -> None:
-            if _succeeded(reply) and reply.result()[0] != b"master" and self._link is link:
-                link.lose("the server is not a master any more")
 
         def published(reply: asyncio.Future[Any]) -> None:
             if _succeeded(reply):
@@ -116,8 +117,16 @@ class Pulse:
                 self._liveness.probe_failed(self._loop.time())
 
         payload = envelope.wrap(envelope.Form.PROBE, b"")
-        self._ask(link, b"ROLE").add_done_callback(role_known)
         self._ask(link, b"PUBLISH", self._inbox.name, payload).add_done_callback(published)
+
+    def _ask_role(self, link: Link) -> None:
+        """Give up a server that is no master: what is published there reaches only its clients."""
+
+        def answered(reply: asyncio.Future[Any]) -> None:
+            if _succeeded(reply) and reply.result()[0] != b"master":
+                link.lose("the server is not a master any more")
+
+        self._ask(link, b"ROLE").add_done_callback(answered)
 
     def _ask(self, link: Link, *command: bytes) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -103,6 +103,9 @@ class RedisLink(asyncio.Protocol):
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
         """See `Link.send`."""
+        if self._is_lost:
+            future.set_exception(exceptions.LinkLost(address=self.address, reason=self._reason))
+            return
         if not self._may_write:
             self._backlog += sum(map(_size, command))
             if self._backlog > MAX_BACKLOG:

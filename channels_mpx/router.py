@@ -29,7 +29,7 @@ whatever is wanted, because it is wanted. A wish that comes and goes between two
 nothing. A topic that is wanted again while LEAVING is joined when the wire has answered.
 
 Rule 1: everything that changes the wire's state of a topic goes through ``TRANSITIONS``. A cause
-that has no row there means that Redis and we disagree, and raises `Desync`: drop the link.
+that has no row there means that Redis and we disagree, and raises `IllegalTransition`: drop the link.
 
 Rule 2: this file knows neither time nor tasks nor Redis. It is fed (``subscribe``,
 ``unsubscribe``, ``made``, ``lost``, ``acknowledged``, ``refused``, ``retry``) and then drained
@@ -298,7 +298,7 @@ class Router:
         joining: dict[Kind, list[bytes]] = {kind: [] for kind in Kind}
         leaving: dict[Kind, list[bytes]] = {kind: [] for kind in Kind}
         for topic, entry in self._unsettled.items():
-            if entry.members and entry.state is State.ABSENT:
+            if entry.state is State.ABSENT:
                 entry.move(Cause.JOIN)
                 joining[topic.kind].append(topic.name)
             elif not entry.members and entry.state is State.ACTIVE:

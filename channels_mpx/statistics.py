@@ -57,7 +57,7 @@ class HubStatistics:
         wanted: Topics that somebody here wants.
         active: Topics that Redis has confirmed.
         patterns: Distinct patterns among them; each slows every PUBLISH on the server.
-        commands: Commands sent, subscriptions not counted.
+        commands: Commands of verbs, scripts among them; neither subscriptions nor signs of life.
         received: Messages that came.
         undelivered: Messages that came for nobody.
         bytes_read: Bytes read, on all links.
@@ -97,7 +97,7 @@ class LayerStatistics:
         connection: The connection below it.
         channels: Direct channels of consumers that live.
         groups: Groups that have members here.
-        waiting: Messages in all mailboxes.
+        waiting: Messages in the mailboxes of direct channels.
         deepest: The channel with the most messages waiting, and how many; None if all are empty.
         delivered: Messages that consumers have taken.
         dropped: Messages that no consumer took, by reason: ``full``, ``expired``, ``malformed``,

@@ -12,10 +12,12 @@ import asyncio
 import inspect
 import logging
 import math
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import exceptions
+from .gap import Nobody
 from .hub import Hub
 from .mailbox import Mailbox, Tally
 from .names import Kind, Topic
@@ -26,6 +28,7 @@ __all__ = [
     "OnDisconnect",
     "OnMessage",
     "PatternSubscription",
+    "Registry",
 ]
 
 logger = logging.getLogger("channels_mpx.multiplexer")
@@ -41,6 +44,9 @@ OnActivation = Callable[[bytes], Awaitable[None] | None]
 
 #: Messages and events that wait for a subscription's callbacks.
 CAPACITY = 10_000
+
+#: Messages that callbacks get before the loop's other work has its turn.
+AT_ONCE = 64
 
 #: Bytes that wait for a subscription's callbacks.
 MAX_BYTES = 64 * 2**20
@@ -86,8 +92,12 @@ class _Subscription:
         self._on_activation = on_activation
         self._tally = Tally()
         self._mailbox = Mailbox(repr(self), CAPACITY, MAX_BYTES, math.inf, self._tally, self)
-        self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        #: Where the callbacks run; None is for wherever home is.
+        self.loop = asyncio._get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        if self.loop is not None:
+            self._task = self.loop.create_task(self._run())
 
     @property
     def closed(self) -> bool:
@@ -105,8 +115,19 @@ class _Subscription:
             return
         self._is_closed = True
         self._hub.post(self._hub.leave_all, self)
-        if self._task is not None:
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        task = self._task
+        if task is not None and not task.get_loop().is_closed():
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def outlives(self, ended: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether the subscription goes on although a loop has ended; called at home.
+
+        One whose callbacks ran there is closed.
+        """
+        if self.loop is ended:
+            self._is_closed = True
+            self._hub.leave_all(self)
+        return not self._is_closed and bool(self._hub.wishes_of(self))
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -119,14 +140,26 @@ class _Subscription:
         self._hub.post(self._begin, topic, receiving=True)
 
     def _begin(self, topic: Topic) -> None:
-        if self._task is None:
+        if self._hub.want(topic, self):
+            self._see_to_callbacks()
+
+    def _see_to_callbacks(self) -> None:
+        """Without a loop of its own the subscription lives at home, wherever that is now."""
+        if self.loop is None and (self._task is None or self._task.done()):
             self._task = asyncio.ensure_future(self._run())
-        self._hub.want(topic, self)
 
     async def _run(self) -> None:
         """Call the callbacks, one at a time, for as long as the subscription is open."""
+        at_once = 0
         while not self._is_closed:
-            call: Any = self._mailbox.take() or await self._mailbox.get()
+            call: Any = self._mailbox.take()
+            at_once += 1
+            if call is None:
+                call = await self._mailbox.get()
+                at_once = 0
+            elif at_once == AT_ONCE:
+                await asyncio.sleep(0)
+                at_once = 0
             try:
                 result = call.callback(*call.arguments)
                 if result is not None and inspect.isawaitable(result):
@@ -142,6 +175,7 @@ class _Subscription:
 
     def activated(self, topic: Topic) -> None:
         """See `Subscriber.activated`."""
+        self._see_to_callbacks()
         if self._on_activation is not None:
             self._mailbox.put(_Call(self._on_activation, topic.name))
 
@@ -254,3 +288,23 @@ class PatternSubscription(_Subscription):
 
 def _encode(name: str | bytes) -> bytes:
     return name.encode() if isinstance(name, str) else bytes(name)
+
+
+class Registry(Nobody):
+    """The subscriptions of one hub, and its listener for them."""
+
+    def __init__(self) -> None:
+        self._subscriptions: weakref.WeakSet[_Subscription] = weakref.WeakSet()
+
+    def add(self, subscription: _Subscription) -> None:
+        """Note a subscription for as long as somebody holds it."""
+        self._subscriptions.add(subscription)
+
+    def is_awaited(self) -> bool:
+        """See `Listener.is_awaited`."""
+        return any(not subscription.closed for subscription in self._subscriptions)
+
+    def loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """See `Listener.loop_ended`."""
+        outliving = [sub for sub in tuple(self._subscriptions) if sub.outlives(loop)]
+        return bool(outliving)

@@ -59,7 +59,8 @@ class Supervisor:
         router: What is wanted.
         counters: What has happened.
         inbox: The process's own channel, for probes.
-        listener: Told about gaps and time.
+        gap: The time between two links.
+        listener: Told about gaps and time, asked who waits.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Supervisor:
         router: Router,
         counters: Counters,
         inbox: Topic,
+        gap: Gap,
         listener: Listener,
     ) -> None:
         self.loop = home.loop
@@ -80,14 +82,20 @@ class Supervisor:
         self._router = router
         self._counters = counters
         self._listener = listener
-        self._gap = Gap(listener)
+        self._gap = gap
         #: Everything said and heard on this home.
         self.traffic = Traffic(
             home.loop, router, counters, dialer.address, options.timeout, watcher=self
         )
         liveness = Liveness(options.ping_interval, options.ping_timeout, options.probe_interval)
         self._pulse = Pulse(
-            home.loop, liveness, counters, self.traffic, inbox, options.ping_timeout
+            home.loop,
+            liveness,
+            counters,
+            self.traffic,
+            inbox,
+            options.ping_timeout,
+            role_interval=options.probe_interval,
         )
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -110,12 +118,21 @@ class Supervisor:
         else:
             logger.warning("x lost the link to %s: %s", link.address, reason)
             self._counters.lost(reason)
-            self._gap.open(reason)
+        if reason is not CLOSED or self._listener.is_awaited():
+            self._open_gap(reason)
         self._changed.set()
 
     def topic_settled(self) -> None:
         """See `LinkWatcher.topic_settled`."""
-        self._gap.joined()
+        self._close_gap(self._gap.joined())
+
+    def _open_gap(self, reason: str) -> None:
+        if self._gap.open():
+            self._listener.gap_opened(reason)
+
+    def _close_gap(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._listener.gap_closed(seconds)
 
     async def live(self) -> None:
         """Keep a link until told to leave or cancelled."""
@@ -183,7 +200,7 @@ class Supervisor:
         logger.info("= linked to %s, epoch %d", link.address, self._counters.epoch)
         wanted = self.traffic.begin(link)
         self._pulse.start(link)
-        self._gap.linked(wanted)
+        self._close_gap(self._gap.linked(wanted))
         return True
 
     async def _drain(self) -> None:

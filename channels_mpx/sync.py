@@ -61,7 +61,13 @@ class SyncVerbs:
         self._call("group_discard", *self._layer.prepare_membership(False, group, channel))
 
     def close(self) -> None:
-        """Close the connection; the next verb connects again."""
+        """Close the connection; the next verb connects again.
+
+        Raises:
+            SyncCallFromAsync: On a thread that runs an event loop: await ``layer.aclose()``.
+        """
+        if _get_running_loop() is not None:
+            raise exceptions.SyncCallFromAsync(verb="close")
         self._hub.close()
 
     def _call(self, name: str, verb: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:

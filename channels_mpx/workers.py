@@ -116,6 +116,7 @@ class Queue:
             return
         job = self.mailbox.take()
         if isinstance(job, Job) and job.error is None:
+            self.mailbox.taken -= 1
             self._workers.give_back(self.channel, job)
 
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
@@ -224,6 +225,11 @@ class Workers:
                 self._forget(queue)
 
     @property
+    def taken(self) -> int:
+        """How many messages the readers of the present queues have got."""
+        return sum(queue.mailbox.taken for queue in self._queues.values())
+
+    @property
     def is_awaited(self) -> bool:
         """Whether anybody waits for a message from any queue."""
         return any(queue.mailbox.is_awaited for queue in self._queues.values())
@@ -236,6 +242,7 @@ class Workers:
 
     def _forget(self, queue: Queue) -> None:
         del self._queues[queue.channel]
+        self._intake.tally.delivered += queue.mailbox.taken
         self.hub.leave(queue.topic, queue)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -6,10 +6,13 @@
 -- An entry is its deadline, 13 digits of milliseconds since 1970 on Redis's clock, and the message.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local head = redis.call('LINDEX', KEYS[1], 0)
-while head and tonumber(string.sub(head, 1, 13)) < now do
+-- What has no deadline is not ours; whoever pops it counts it.
+local function head_has_expired()
+  local head = redis.call('LINDEX', KEYS[1], 0)
+  return head and (tonumber(string.sub(head, 1, 13)) or now) < now
+end
+while head_has_expired() do
   redis.call('LPOP', KEYS[1])
-  head = redis.call('LINDEX', KEYS[1], 0)
 end
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[3]) then
   return -1

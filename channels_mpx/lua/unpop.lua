@@ -3,7 +3,7 @@
 -- ARGV    the bell, the entry
 -- Returns how many processes heard the bell; 0 also if the entry has expired.
 local time = redis.call('TIME')
-local left = tonumber(string.sub(ARGV[2], 1, 13)) - time[1] * 1000 - math.floor(time[2] / 1000)
+local left = (tonumber(string.sub(ARGV[2], 1, 13)) or 0) - time[1] * 1000 - math.floor(time[2] / 1000)
 if left <= 0 then
   return 0
 end

@@ -1,0 +1,127 @@
+"""Names in Redis: ours never collide, with each other or with those of another prefix."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels_mpx import exceptions, names
+from channels_mpx.memory import translate_glob
+from channels_mpx.names import DirectAddress, Kind, Namespace, Topic, escape_glob, parse_direct
+
+CHANNEL_CHARACTERS = "abcXYZ019_.-"
+
+PREFIXES = st.text("ab.-_", min_size=1, max_size=6)
+NAMES = st.text("abx_.-!", min_size=1, max_size=12)
+
+
+def test_make_process_names_of_80_random_bits() -> None:
+    """Process names have 16 characters of an alphabet of 32, and do not repeat."""
+    made = {names.new_process_name() for _ in range(1000)}
+    assert len(made) == 1000
+    assert {len(name) for name in made} == {names.PROCESS_NAME_LENGTH}
+    assert set("".join(made)) == set("0123456789abcdefghijklmnopqrstuv")
+
+
+@given(st.text(CHANNEL_CHARACTERS, max_size=20), st.text(CHANNEL_CHARACTERS + "!", max_size=20))
+def test_parse_direct_returns_what_the_name_was_made_of(left: str, local: str) -> None:
+    """Process and local part come back from a name, whatever stands before the process."""
+    process = names.new_process_name()
+    assert parse_direct(f"{left}{process}!{local}") == DirectAddress(process, local.encode())
+
+
+def test_parse_direct_of_a_worker_channel() -> None:
+    """A name without ``!`` is no direct channel."""
+    assert parse_direct("thumbnails") is None
+
+
+@pytest.mark.parametrize("left", ["", "short", "x" * (names.PROCESS_NAME_LENGTH - 1)])
+def test_parse_direct_of_a_name_that_no_process_made(left: str) -> None:
+    """Too little before the ``!`` cannot be a process: its name is empty, so nobody has it."""
+    assert parse_direct(f"{left}!abc") == DirectAddress("", b"abc")
+
+
+@given(st.binary(max_size=20) | st.text("*?[]\\^-ab", max_size=12).map(str.encode), st.data())
+def test_escape_glob_matches_the_name_and_nothing_else(name: bytes, data: st.DataObject) -> None:
+    """An escaped name, taken as a pattern, matches exactly that name."""
+    pattern = translate_glob(escape_glob(name))
+    assert pattern.fullmatch(name)
+    other = data.draw(st.binary(max_size=20) | st.just(name + b"x") | st.just(b"x" + name))
+    assert bool(pattern.fullmatch(other)) == (other == name)
+
+
+def test_escape_glob_leaves_plain_names_alone() -> None:
+    """Only the five special characters get a backslash."""
+    assert escape_glob(b"a.b:c-d") == b"a.b:c-d"
+    assert escape_glob(b"*?[]\\") == rb"\*\?\[\]\\"
+
+
+def test_lay_out_names_under_the_prefix() -> None:
+    """Each kind of name has its place."""
+    space = Namespace("site")
+    assert space.prefix == "site"
+    assert space.inbox("p") == b"site:inbox:p"
+    assert space.group("g") == b"site:group:g"
+    assert space.queue("c") == b"site:queue:c"
+    assert space.bell("c") == b"site:bell:c"
+    assert space.queues_pattern() == b"site:queue:*"
+
+
+def all_names(prefix: str, name: str) -> list[bytes]:
+    space = Namespace(prefix)
+    return [make(name) for make in (space.inbox, space.group, space.queue, space.bell)]
+
+
+@given(PREFIXES, PREFIXES, NAMES, NAMES)
+def test_names_never_collide(prefix: str, other: str, name: str, another: str) -> None:
+    """Another prefix, kind or name is another place, also if one prefix begins like the other."""
+    ours, theirs = all_names(prefix, name), all_names(other, another)
+    assert len(set(ours)) == 4
+    assert bool(set(ours) & set(theirs)) == ((prefix, name) == (other, another))
+    assert all(Namespace(prefix).covers(place) == (prefix == other) for place in theirs)
+
+
+@given(PREFIXES, PREFIXES, NAMES)
+def test_queues_pattern_matches_our_queues_only(prefix: str, other: str, name: str) -> None:
+    """The pattern finds every queue of its prefix, no other key and no other prefix's."""
+    glob = translate_glob(Namespace(prefix).queues_pattern())
+    inbox, group, queue, bell = all_names(other, name)
+    assert bool(glob.fullmatch(queue)) == (prefix == other)
+    assert not any(glob.fullmatch(place) for place in (inbox, group, bell))
+
+
+@pytest.mark.parametrize("prefix", ["a", "A-z_0.9", "x" * 64])
+def test_accept_a_prefix(prefix: str) -> None:
+    """1 to 64 letters, digits, ``_``, ``-`` and ``.`` are a prefix."""
+    assert Namespace(prefix).prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "x" * 65, "a:b", "a*", "ä", "a b", "a\n", "[a]", None, b"a", 3]
+)
+def test_refuse_a_prefix(prefix: object) -> None:
+    """Anything else is refused, by name."""
+    with pytest.raises(exceptions.ConfigurationError, match="prefix must be") as caught:
+        Namespace(prefix)  # type: ignore[arg-type]
+    assert repr(prefix) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"mpx:", b"mpx:inbox:x", b"mpx:\xff"])
+def test_refuse_reserved_names(name: bytes) -> None:
+    """A user's name under the prefix is refused, also if it is not text."""
+    with pytest.raises(exceptions.ReservedName, match="'mpx'"):
+        Namespace("mpx").require_foreign(name)
+
+
+@pytest.mark.parametrize("name", [b"", b"mpx", b"mpxx:inbox:x", b"other", b"xmpx:"])
+def test_accept_foreign_names(name: bytes) -> None:
+    """A name outside the prefix is fine, also if it begins with the same letters."""
+    Namespace("mpx").require_foreign(name)
+
+
+def test_topics_of_two_kinds_are_two() -> None:
+    """A channel and a pattern of one name are different dictionary keys."""
+    topics = {Topic(Kind.CHANNEL, b"a"): 1, Topic(Kind.PATTERN, b"a"): 2}
+    assert topics[Topic(Kind("channel"), b"a")] == 1
+    assert topics[Topic(Kind("pattern"), b"a")] == 2
