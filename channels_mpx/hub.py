@@ -8,14 +8,12 @@ home loop only, where a `Supervisor` keeps the link; verbs called elsewhere are 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
-import weakref
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from . import couriers, exceptions
+from . import couriers, exceptions, forks
 from .frames import Subscriber
 from .gap import Gap, Listener, Nobody
 from .link import RedisDialer
@@ -57,7 +55,7 @@ class Hub:
         #: Told about the connection; whoever uses the hub puts itself here.
         self.listener: Listener = Nobody()
         self._begin()
-        _hubs.add(self)
+        forks.register(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address} {self.state} {self._router!r}>"
@@ -165,6 +163,15 @@ class Hub:
                 home.courier.post(lambda: act(*args))
                 return
 
+    def tell(self, act: Callable[..., object], *args: Any) -> None:
+        """Have ``act`` called at home as `post` does, but at once, and here, if there is none."""
+        home = self._residence.current
+        if home is not None and home.loop is not asyncio._get_running_loop():
+            with contextlib.suppress(couriers.LoopIsGone):
+                home.courier.post(lambda: act(*args))
+                return
+        act(*args)
+
     def keep_alive(self) -> None:
         """Connect, if need be, because somebody on this loop waits for messages."""
         self._residence.home(receiving=True)
@@ -217,8 +224,11 @@ class Hub:
 
     @property
     def _here(self) -> Traffic:
-        assert self.life is not None, "a verb of the home loop was called elsewhere"
-        return self.life.traffic
+        life = self.life
+        if life is None or life.loop is not asyncio._get_running_loop():
+            # What was begun on the last home, and has not noticed yet that it is over.
+            raise self._lost("its event loop ended")
+        return life.traffic
 
     def command(self, *command: Argument) -> asyncio.Future[Any]:
         """Send a command, now or when there is a link; the future gets its reply.
@@ -294,7 +304,7 @@ class Hub:
             if self.life is life:
                 self.life = None
             is_missed = not life.is_leaving and self.listener.loop_ended(home.loop)
-            if not is_missed and not self.listener.is_awaited():
+            if not is_missed and not (life.is_leaving and self.listener.is_awaited()):
                 self._gap.forget()
             self._residence.vacate(home, is_missed)
 
@@ -303,9 +313,12 @@ class Hub:
             self.life.leave()
 
     def _may_leave(self) -> bool:
-        """While the first link is being made, what waits for it would fail."""
+        """Tell whether nothing is under way, so that leaving is a matter of a moment."""
         life = self.life
-        return life is None or life.traffic.link is not None or not life.is_needed
+        if life is None:
+            return True
+        link = life.traffic.link
+        return not life.is_needed and (link is None or not link.in_flight)
 
     def _forsake(self) -> None:
         life, self.life = self.life, None
@@ -316,32 +329,12 @@ class Hub:
     def _lost(self, reason: str) -> exceptions.LinkLost:
         return exceptions.LinkLost(address=self.address, reason=reason)
 
-    def _forget_parent(self) -> None:
+    def forget_parent(self) -> None:
         """In a child made by fork: begin anew, and leave the parent's connection to it."""
         if self.life is not None:
             if self.life.traffic.link is not None:
                 self.life.traffic.link.disown()
             # Their destructors would close what is the parent's.
-            _inherited.append((self.life, self._residence))
+            forks.keep((self.life, self._residence))
         self._begin()
         self.after_fork()
-
-
-_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
-_inherited: list[object] = []
-
-
-def _after_fork() -> None:
-    couriers.after_fork()
-    for hub in tuple(_hubs):
-        hub._forget_parent()
-
-
-def _at_exit() -> None:
-    for hub in tuple(_hubs):
-        with contextlib.suppress(Exception):  # the interpreter is going away
-            hub.close()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)

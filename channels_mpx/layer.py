@@ -191,7 +191,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             try:
                 job = await queue.mailbox.get()
             except asyncio.CancelledError:
-                await asyncio.shield(self._hub.call(workers.withdraw, queue))
+                self._hub.tell(queue.withdraw)
                 raise
             message = workers.open(job, channel)
             if message is not None:

@@ -7,7 +7,7 @@ the connection happens on it:
 * a loop on which somebody receives, or that keeps sending, becomes home: a server's own loop, so
   that its consumers are reached without a change of thread;
 * while there is no such loop, home is a loop of ours in a background thread. The first loop that
-  qualifies takes over; nothing is lost, since the background loop finishes what it has begun;
+  qualifies takes over as soon as nothing is under way there, which takes a moment;
 * when the home loop ends, home is empty until the next call, or moves to the background at once
   if somebody in another loop still waits for messages.
 

@@ -133,6 +133,10 @@ class Mailbox:
         """Whether somebody waits in `get`."""
         return bool(self._waiters)
 
+    def is_awaited_outside(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Tell whether somebody waits in `get` on another loop than this."""
+        return any(waiter.get_loop() is not loop for waiter in tuple(self._waiters))
+
     def idle(self, now: float) -> float:
         """Return for how many seconds nobody has read or waited, as far as these calls have seen.
 

@@ -56,8 +56,7 @@ class Process:
 
     def is_awaited(self) -> bool:
         """See `Listener.is_awaited`."""
-        mailboxes = self.inbox.mailboxes.values()
-        return any(mailbox.is_awaited for mailbox in mailboxes) or self.workers.is_awaited
+        return self._is_awaited_outside(None)
 
     def statistics(self) -> LayerStatistics:
         """Return the numbers; for any thread."""
@@ -152,7 +151,7 @@ class Process:
     def loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
         """See `Listener.loop_ended`: its consumers are gone."""
         self.inbox.forget_loop(loop)
-        return self.is_awaited()
+        return self._is_awaited_outside(loop)
 
     def gap_opened(self, reason: str) -> None:
         """See `Listener.gap_opened`: every consumer gets a message, if one is configured."""
@@ -163,6 +162,11 @@ class Process:
         """See `Listener.gap_closed`: every consumer gets a message, if one is configured."""
         if self._hub.options.on_reconnect is not None:
             self._tell_all({"type": self._hub.options.on_reconnect, "seconds": seconds})
+
+    def _is_awaited_outside(self, ended: asyncio.AbstractEventLoop | None) -> bool:
+        mailboxes = tuple(self.inbox.mailboxes.values())
+        is_any = any(mailbox.is_awaited_outside(ended) for mailbox in mailboxes)
+        return is_any or self.workers.is_awaited(ended)
 
     def _tell_all(self, message: Message) -> None:
         self.inbox.put_to_all(Body.made(self.intake.codec, message, time.monotonic()))

@@ -114,7 +114,7 @@ class _Subscription:
         if self._is_closed:
             return
         self._is_closed = True
-        self._hub.post(self._hub.leave_all, self)
+        self._hub.tell(self._hub.leave_all, self)
         task = self._task
         if task is not None and not task.get_loop().is_closed():
             task.get_loop().call_soon_threadsafe(task.cancel)
@@ -246,7 +246,7 @@ class ChannelSubscription(_Subscription):
         self._require_open()
         name = _encode(channel)
         self._channels.pop(name, None)
-        self._hub.post(self._hub.leave, Topic(Kind.CHANNEL, name), self)
+        self._hub.tell(self._hub.leave, Topic(Kind.CHANNEL, name), self)
 
     def clear(self) -> None:
         """Remove all channels.

@@ -143,13 +143,13 @@ class Supervisor:
             while not self.is_leaving or self.is_needed:
                 began = self.loop.time()
                 if await self._dial():
-                    if self.is_leaving:
-                        break
-                    await self._changed.wait()
+                    if not self.is_leaving:
+                        await self._changed.wait()
+                    if self.traffic.link is not None:
+                        break  # told to leave, with a link on which what is under way can end
                     if self.loop.time() - began > STEADY:
                         waits = self._delays()
-                if not self.is_leaving or self.traffic.link is None:
-                    await asyncio.sleep(next(waits))
+                await asyncio.sleep(next(waits))
             await self._drain()
         except asyncio.CancelledError:
             if not self.is_leaving:
@@ -211,6 +211,7 @@ class Supervisor:
             last = traffic.command(b"PING")
             await asyncio.wait([last], timeout=max(0.0, until - self.loop.time()))
             if not last.done() or last.exception() is not None:
+                last.cancel()
                 return
 
     def _delays(self) -> Iterator[float]:

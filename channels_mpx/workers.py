@@ -199,10 +199,6 @@ class Workers:
         queue.pump()
         return queue
 
-    async def withdraw(self, queue: Queue) -> None:
-        """Note that somebody has stopped waiting before getting a message."""
-        queue.withdraw()
-
     def give_back(self, channel: str, job: Job) -> None:
         """Put an entry back to the head of its queue, in the background."""
         names = self.hub.names
@@ -229,10 +225,9 @@ class Workers:
         """How many messages the readers of the present queues have got."""
         return sum(queue.mailbox.taken for queue in self._queues.values())
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether anybody waits for a message from any queue."""
-        return any(queue.mailbox.is_awaited for queue in self._queues.values())
+    def is_awaited(self, ended: asyncio.AbstractEventLoop | None = None) -> bool:
+        """Tell whether anybody waits for a message from any queue, on a loop that has not ended."""
+        return any(queue.mailbox.is_awaited_outside(ended) for queue in self._queues.values())
 
     def drop_all(self, error: Exception) -> None:
         """Stop listening to any queue; whoever waits gets ``error``."""

@@ -1,0 +1,79 @@
+"""The other process of the tests: it reads verbs as JSON lines, and writes what became of them.
+
+python -m tests.integration.peer '{"hosts": ["redis://…"]}'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from typing import Any
+
+from channels_mpx import MultiplexedChannelLayer
+
+
+class Servant:
+    """Carries out verbs: those of the layer, and a few of its own."""
+
+    def __init__(self, layer: MultiplexedChannelLayer) -> None:
+        self._layer = layer
+        self._names: dict[str, str] = {}
+
+    async def new_channel(self) -> str:
+        """Make a channel and keep its name alive."""
+        name = await self._layer.new_channel()
+        self._names[name] = name
+        return name
+
+    async def receive(self, channel: str, timeout: float = 10) -> Any:
+        """Return the next message."""
+        channel = self._names.get(channel, channel)
+        return await asyncio.wait_for(self._layer.receive(channel), timeout)
+
+    async def drop(self, channel: str) -> None:
+        """Let go of a channel's name."""
+        del self._names[channel]
+
+    async def work(self, channel: str, pause: float) -> list[int]:
+        """Take messages until none has come for ``pause`` seconds; return their numbers."""
+        numbers: list[int] = []
+        while True:
+            try:
+                message = await asyncio.wait_for(self._layer.receive(channel), pause)
+            except asyncio.TimeoutError:
+                return numbers
+            numbers.append(message["number"])
+
+    async def do(self, verb: str, *arguments: Any) -> Any:
+        """Carry out one verb."""
+        own = getattr(self, verb, None) or getattr(self._layer, verb)
+        return await own(*arguments)
+
+
+async def main() -> None:
+    """Serve until stdin ends."""
+    layer = MultiplexedChannelLayer(**json.loads(sys.argv[1]))
+    servant = Servant(layer)
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(lines.put_nowait, line)
+        loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    threading.Thread(target=read, daemon=True).start()
+    while line := await lines.get():
+        verb, *arguments = json.loads(line)
+        try:
+            answer = {"value": await servant.do(verb, *arguments)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

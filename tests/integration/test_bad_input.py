@@ -1,0 +1,335 @@
+"""Wrong settings, wrong servers, wrong messages and garbage: one clear error each, nobody dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from channels_mpx import (
+    ConfigurationError,
+    LinkError,
+    LinkRefused,
+    MultiplexedChannelLayer,
+    NotAGroupMember,
+    UnknownChannel,
+)
+from tests.helpers import eventually
+from tests.layers import open_layer, receive
+from tests.servers import HOST, Certificates, RedisServer, free_port
+
+MakeRedis = Callable[..., RedisServer]
+SECRET = "s3cret-pa55"
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"capcity": 5}, "'capcity'; did you mean 'capacity'"),
+        ({"host": "x"}, "did you mean 'hosts'"),
+        ({"zzz": 5}, "no option 'zzz'; known are hosts"),
+        ({"capacity": "5"}, "capacity must be a whole number.*'5'"),
+        ({"capacity": 0}, "capacity must be"),
+        ({"capacity": True}, "capacity must be"),
+        ({"expiry": "60"}, "expiry must be a number of seconds"),
+        ({"expiry": -1}, "expiry must be"),
+        ({"expiry": float("nan")}, "expiry must be"),
+        ({"timeout": None}, "timeout must be"),
+        ({"prefix": "a b"}, "prefix must be"),
+        ({"prefix": ""}, "prefix must be"),
+        ({"channel_capacity": [1]}, "channel_capacity must be a dict"),
+        ({"channel_capacity": {"a": "b"}}, "channel_capacity"),
+        ({"symmetric_encryption_keys": "secret"}, "must be a list of keys"),
+        ({"serializer_format": "mspack"}, "'mspack' is unknown; did you mean 'msgpack'"),
+        ({"serializer_format": "no.such.Thing"}, "no.such.Thing' cannot be imported"),
+        ({"serializer_format": "os.path.join"}, "needs the methods serialize"),
+        ({"hosts": 5}, "hosts must be a list"),
+        ({"hosts": []}, "hosts must be a list"),
+        ({"hosts": [5]}, "int is no form of a host"),
+        ({"hosts": ["localhost:6379"]}, "must begin with redis://"),
+        ({"hosts": ["http://localhost"]}, "must begin with redis://"),
+        ({"hosts": ["redis://localhost:99999"]}, "hosts: not a URL"),
+        ({"hosts": ["redis://localhost:0"]}, "1 to 65535"),
+        ({"hosts": ["redis://localhost/zero"]}, "database in the URL must be a number"),
+        ({"hosts": [("localhost", "x")]}, "port must be"),
+        ({"hosts": [{"addres": "redis://x"}]}, "hosts: .*addres"),
+        ({"hosts": [{"sentinels": [("a", 1)]}]}, "needs both 'sentinels' and 'master_name'"),
+        ({"hosts": ["redis://a", "redis://b"]}, "hosts has 2 entries.*one server for now"),
+        ({"on_disconnect": 5}, "on_disconnect must be a string"),
+        ({"client_name": "a b"}, "client_name must be"),
+    ],
+)
+def test_settings_are_checked_before_anything_happens(config: dict[str, Any], text: str) -> None:
+    """A wrong setting is one error that names it, when the layer is made."""
+    with pytest.raises(ConfigurationError, match=text):
+        MultiplexedChannelLayer(**config)
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        [f"redis://user:{SECRET}@localhost:99999"],
+        [f"http://user:{SECRET}@localhost"],
+        [f"redis://user:{SECRET}@localhost/zero"],
+        [{"address": "redis://localhost", "password": SECRET, "passwort": SECRET}],
+        [{"address": f"redis://:{SECRET}@localhost", "no_such_argument": 1}],
+        [f"redis://:{SECRET}@localhost", "redis://b"],
+    ],
+)
+def test_setting_errors_never_hold_the_password(hosts: Any) -> None:
+    """However wrong the settings, the password is not in the text of the error."""
+    with pytest.raises(ConfigurationError) as caught:
+        MultiplexedChannelLayer(hosts=hosts)
+    assert SECRET not in str(caught.value)
+    assert SECRET not in repr(caught.value)
+
+
+async def first_error(hosts: Any, **config: Any) -> tuple[LinkError, float]:
+    """Return the error of the first verb of a layer, and how long it took."""
+    start = time.monotonic()
+    async with open_layer(hosts, **config) as layer:
+        assert SECRET not in repr(layer)
+        with pytest.raises(LinkError) as caught:
+            await layer.new_channel()
+        assert SECRET not in str(layer.statistics())
+    assert SECRET not in str(caught.value)
+    return caught.value, time.monotonic() - start
+
+
+async def test_wrong_password_is_refused_at_once(make_redis: MakeRedis) -> None:
+    """The server's own words reach the first caller, long before the deadline."""
+    server = make_redis(password="right")
+    address = f"{HOST}:{server.port}"
+    for url in (server.url_for("", SECRET), server.url_for("nobody", SECRET), server.url_for()):
+        error, seconds = await first_error([url], timeout=10)
+        assert isinstance(error, LinkRefused)
+        assert address in str(error)
+        assert re.search("username-password|authenticated", str(error))
+        assert seconds < 5
+
+
+async def test_database_out_of_range_is_refused_at_once(redis_server: RedisServer) -> None:
+    """So is a database that the server does not have."""
+    error, seconds = await first_error([redis_server.url.replace("/0", "/9999")], timeout=10)
+    assert isinstance(error, LinkRefused)
+    assert "DB index is out of range" in str(error)
+    assert f"{HOST}:{redis_server.port}" in str(error)
+    assert seconds < 5
+
+
+async def test_unknown_certificate_is_refused_at_once(
+    make_redis: MakeRedis, certificates: Certificates
+) -> None:
+    """A server whose certificate no authority of ours has signed is refused, with the reason."""
+    server = make_redis(tls=certificates)
+    error, seconds = await first_error([f"rediss://{HOST}:{server.port}"], timeout=10)
+    assert isinstance(error, LinkRefused)
+    assert "certificate" in str(error).lower()
+    assert seconds < 5
+
+
+async def old_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer as Redis 5 does: HELLO and everything else is unknown."""
+    while await reader.read(4096):
+        writer.write(b"-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n")
+    writer.close()
+
+
+async def test_server_without_resp3_is_refused_at_once() -> None:
+    """A server too old for RESP3 is named as such."""
+    server = await asyncio.start_server(old_server, HOST, 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        error, seconds = await first_error([f"redis://:{SECRET}@{HOST}:{port}"], timeout=10)
+        assert isinstance(error, LinkRefused)
+        assert f"{HOST}:{port}" in str(error)
+        assert seconds < 5
+
+
+@pytest.mark.parametrize("where", ["closed port", "silent port", "no such host"])
+async def test_unreachable_server_is_one_error_at_the_deadline(where: str) -> None:
+    """The first call waits until its deadline and raises one error that names host and port."""
+    writers: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda reader, writer: writers.append(writer), HOST, 0)
+    async with silent:
+        host, port = HOST, free_port()
+        if where == "silent port":
+            port = silent.sockets[0].getsockname()[1]
+        elif where == "no such host":
+            host = "no-such-host.invalid"
+        error, seconds = await first_error([f"redis://user:{SECRET}@{host}:{port}"], timeout=0.5)
+        assert isinstance(error, TimeoutError)
+        assert f"{host}:{port}" in str(error)
+        assert 0.4 < seconds < 4
+        for writer in writers:
+            writer.close()
+
+
+async def test_unreachable_server_fails_every_first_verb() -> None:
+    """Whatever is called first, on a loop or in a thread, raises the same kind of error."""
+    async with open_layer([f"redis://{HOST}:{free_port()}"], timeout=0.3) as layer:
+        for verb in (
+            layer.group_send("room", {"type": "a"}),
+            layer.send("work", {"type": "a"}),
+            layer.receive("work"),
+            layer.new_channel(),
+            asyncio.to_thread(layer.sync.group_send, "room", {"type": "a"}),
+            asyncio.to_thread(layer.sync.send, "work", {"type": "a"}),
+            layer.flush(),
+        ):
+            with pytest.raises(LinkError, match=HOST):
+                await asyncio.wait_for(verb, 5)
+
+
+async def test_unreachable_server_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line says that there is no link, however often it is tried."""
+    with caplog.at_level(logging.INFO, "channels_mpx"):
+        await first_error([f"redis://:{SECRET}@{HOST}:{free_port()}"], timeout=0.5)
+    assert len([r for r in caplog.records if "no link" in r.message]) == 1
+    assert SECRET not in caplog.text
+
+
+@pytest.fixture
+async def layer(redis_server: RedisServer) -> AsyncIterator[MultiplexedChannelLayer]:
+    """A layer on a good server."""
+    async with open_layer(redis_server) as layer:
+        yield layer
+
+
+async def test_group_add_of_an_unknown_local_channel(layer: MultiplexedChannelLayer) -> None:
+    """A name of this process that nobody made is an error that says so."""
+    channel = await layer.new_channel()
+    for verb in (layer.group_add, lambda group, name: layer.receive(name)):
+        with pytest.raises(UnknownChannel, match=f"{channel}99"):
+            await verb("room", f"{channel}99")
+    for name in ("specific.!", "a!b", "specific.0123456789abcdef!1"):
+        with pytest.raises(UnknownChannel, match=re.escape(name)):
+            await asyncio.wait_for(layer.group_add("room", name), 5)
+    assert layer.statistics().groups == 0
+
+
+async def test_group_add_of_a_worker_channel_says_what_to_do(
+    layer: MultiplexedChannelLayer,
+) -> None:
+    """A worker channel cannot be a member; the error tells the way out."""
+    with pytest.raises(NotAGroupMember, match=r"'work'.*channel_name, or send to"):
+        await layer.group_add("room", "work")
+
+
+BOMB = b"\x91" * 100_000  # lists in lists in lists, as msgpack
+
+
+def envelope(form: int, body: bytes, version: int = 1, flags: int = 0) -> bytes:
+    """Return a payload in our envelope."""
+    return struct.pack(">BBQ", version, form | flags, 0) + body
+
+
+GARBAGE = {
+    "empty": b"",
+    "text": b"hello",
+    "random": bytes(range(256)) * 4,
+    "version": envelope(1, b"\x80", version=99),
+    "form": envelope(9, b"\x80"),
+    "flags": envelope(1, b"\x80", flags=0x40),
+    "no body": envelope(1, b""),
+    "cut body": envelope(1, b"\x81\xa4typ"),
+    "no dict": envelope(1, b"\x01"),
+    "bomb": envelope(1, BOMB),
+    "huge length": envelope(1, b"\xdd\xff\xff\xff\xff"),
+    "encrypted": envelope(1, os.urandom(64), flags=0x80),
+    "direct in a group": envelope(2, b"\x011\x80"),
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_garbage_on_a_group_is_counted_and_logged_once(
+    layer: MultiplexedChannelLayer,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    """Garbage is counted, logged once in an episode, and nobody's reader dies of it."""
+    first, second = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", first)
+    await layer.group_add("room", second)
+    with caplog.at_level(logging.INFO, "channels_mpx"):
+        for _ in range(5):
+            redis_server.command("PUBLISH", "mpx:group:room", GARBAGE[kind])
+        await layer.group_send("room", {"type": "a"})
+        for channel in (first, second):
+            assert await receive(layer, channel) == {"type": "a"}
+    assert layer.statistics().dropped["malformed"] == 5
+    assert len(caplog.records) == 1
+    assert "dropped" in caplog.records[0].message
+    assert layer.statistics().connection.epoch == 1
+
+
+INBOX_GARBAGE = {
+    **{kind: payload for kind, payload in GARBAGE.items() if kind != "direct in a group"},
+    "group in an inbox": envelope(1, b"\x80"),
+    "direct cut": envelope(2, b"\xff1"),
+    "direct without a name": envelope(2, b""),
+    "direct body": envelope(2, b"\x011\xff\xff"),
+    "control": envelope(4, b"\xff"),
+    "control dict": envelope(4, b"\x80"),
+    "control verb": envelope(4, b"\x83\xa4verb\xa3die\xa5token\x01\xa4from\xa1x"),
+    "control answer": envelope(4, b"\x82\xa4verb\xa6answer\xa5token\x07"),
+    "control add": envelope(4, b"\x83\xa4verb\xa9group_add\xa5token\x01\xa4from\xa1x"),
+    "control types": envelope(
+        4, b"\x85\xa4verb\xa9group_add\xa5token\x01\xa4from\xa1x\xa5group\x05\xa7channel\x90"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INBOX_GARBAGE)
+async def test_garbage_on_the_inbox_hurts_nobody(
+    layer: MultiplexedChannelLayer,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    """Whatever is published on a process's inbox, its channels and requests go on working."""
+    channel = await layer.new_channel()
+    inbox = f"mpx:inbox:{layer.statistics().connection.process}"
+    reader = asyncio.ensure_future(receive(layer, channel))
+    with caplog.at_level(logging.INFO, "channels_mpx"):
+        for _ in range(5):
+            redis_server.command("PUBLISH", inbox, INBOX_GARBAGE[kind])
+        await layer.send(channel, {"type": "a"})
+        assert await reader == {"type": "a"}
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(caplog.records) <= 1
+    async with open_layer(redis_server) as other:
+        await other.group_add("room", channel)
+    assert layer.statistics().connection.epoch == 1
+    assert layer.statistics().groups == 1
+
+
+async def test_message_with_a_wrong_key_is_dropped(redis_server: RedisServer) -> None:
+    """Without the right key a message is counted and dropped; so is one in the clear."""
+    async with (
+        open_layer(redis_server, symmetric_encryption_keys=["ours"]) as owner,
+        open_layer(redis_server, symmetric_encryption_keys=["theirs"]) as stranger,
+        open_layer(redis_server) as plain,
+        open_layer(redis_server, symmetric_encryption_keys=["ours"]) as friend,
+    ):
+        channel = await owner.new_channel()
+        await owner.group_add("room", channel)
+        for sender in (stranger, plain, friend):
+            await sender.send(channel, {"is_friend": sender is friend})
+            await sender.group_send("room", {"is_friend": sender is friend})
+        for _ in range(2):
+            assert await receive(owner, channel) == {"is_friend": True}
+        assert owner.statistics().dropped["malformed"] == 4
+        open_channel = await plain.new_channel()
+        await friend.send(open_channel, {"type": "secret"})
+        await plain.send(open_channel, {"type": "open"})
+        assert await receive(plain, open_channel) == {"type": "open"}
+        await eventually(lambda: plain.statistics().dropped["malformed"] == 1)

@@ -1,0 +1,229 @@
+"""Channels and memberships live as long as their consumer, and not a moment longer."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from channels.consumer import AsyncConsumer
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.testing import ApplicationCommunicator
+from django.test import override_settings
+
+from channels_mpx import MultiplexedChannelLayer, UnknownChannel
+from tests.helpers import eventually
+from tests.layers import group_subscriptions, open_layer, reading, receive
+from tests.servers import RedisServer
+
+
+@pytest.fixture
+async def layer(redis_server: RedisServer) -> AsyncIterator[MultiplexedChannelLayer]:
+    """Our own layer."""
+    async with open_layer(redis_server) as layer:
+        yield layer
+
+
+async def is_clean(layer: MultiplexedChannelLayer, server: RedisServer) -> bool:
+    """Whether no channel, group or group subscription is left."""
+    gc.collect()
+    statistics = layer.statistics()
+    counts = (statistics.channels, statistics.groups, statistics.connection.wanted)
+    return counts == (0, 0, 1) and not group_subscriptions(server)
+
+
+class Raising(AsyncConsumer):
+    """Joins a group and fails when it is told to."""
+
+    channel_layer: Any
+    channel_name: str
+
+    async def join(self, message: dict[str, Any]) -> None:
+        """Join, and say so."""
+        await self.channel_layer.group_add("room", self.channel_name)
+        await self.send({"type": "joined"})
+
+    async def fail(self, message: dict[str, Any]) -> None:
+        """Raise."""
+        raise ZeroDivisionError("on purpose")
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+async def test_consumer_that_raises_leaves_nothing(
+    redis_server: RedisServer, by_group: bool
+) -> None:
+    """After a handler's exception no channel, no member and no subscription stays behind."""
+    config = {
+        "BACKEND": "channels_mpx.MultiplexedChannelLayer",
+        "CONFIG": {"hosts": [redis_server.url]},
+    }
+    with override_settings(CHANNEL_LAYERS={"default": config}):
+        from channels.layers import get_channel_layer
+
+        layer = get_channel_layer()
+        for _ in range(5):
+            consumer = ApplicationCommunicator(Raising.as_asgi(), {"type": "test"})
+            await consumer.send_input({"type": "join"})
+            assert await consumer.receive_output(5) == {"type": "joined"}
+            assert group_subscriptions(redis_server) == {"room"}
+            if by_group:
+                await layer.group_send("room", {"type": "fail"})
+            else:
+                await consumer.send_input({"type": "fail"})
+            with pytest.raises(ZeroDivisionError):
+                await consumer.wait(5)
+            del consumer
+        await eventually(lambda: is_clean(layer, redis_server))
+        await layer.aclose()
+
+
+async def test_consumer_that_is_cancelled_leaves_nothing(
+    layer: MultiplexedChannelLayer, redis_server: RedisServer
+) -> None:
+    """Cancelling a reader, as servers do on shutdown, drops its channel and its groups."""
+
+    async def consumer() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        while True:
+            await layer.receive(channel)
+
+    tasks = [asyncio.ensure_future(consumer()) for _ in range(10)]
+    await eventually(lambda: layer.statistics().groups == 1 and layer.statistics().channels == 10)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    del task
+    tasks.clear()
+    await eventually(lambda: is_clean(layer, redis_server))
+
+
+async def test_letting_go_of_a_name_drops_its_channel(
+    layer: MultiplexedChannelLayer, redis_server: RedisServer
+) -> None:
+    """When nobody holds a channel's name any more, the channel is gone with its groups."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    copy = "".join(channel)
+    assert layer.statistics().channels == 1
+    del channel
+    await eventually(lambda: is_clean(layer, redis_server))
+    with pytest.raises(UnknownChannel):
+        await receive(layer, copy)
+    with pytest.raises(UnknownChannel):
+        await layer.group_add("room", copy)
+    await layer.send(copy, {"type": "a"})
+    await eventually(lambda: layer.statistics().dropped["unknown"] == 1)
+
+
+async def test_holding_a_name_keeps_its_channel(layer: MultiplexedChannelLayer) -> None:
+    """The negative control: while somebody holds the name, the channel stays."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    gc.collect()
+    await layer.group_send("room", {"type": "a"})
+    assert layer.statistics().channels == 1
+    assert await receive(layer, channel) == {"type": "a"}
+
+
+async def test_channel_that_nobody_reads_goes_dormant_and_comes_back(
+    redis_server: RedisServer,
+) -> None:
+    """Unread for `expiry` s a channel leaves its groups; its next `receive` brings them back."""
+    async with open_layer(redis_server, expiry=0.2) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("red", channel)
+        await layer.group_add("blue", channel)
+        await eventually(lambda: not group_subscriptions(redis_server))
+        assert layer.statistics().channels == 1
+        await layer.group_send("red", {"type": "missed"})
+        async with reading(layer, channel) as reader:
+            await eventually(lambda: group_subscriptions(redis_server) == {"red", "blue"})
+            await layer.group_send("red", {"type": "red"})
+            assert await reader == {"type": "red"}
+            await layer.group_send("blue", {"type": "blue"})
+            assert await receive(layer, channel) == {"type": "blue"}
+
+
+async def test_channel_that_is_read_does_not_go_dormant(redis_server: RedisServer) -> None:
+    """The negative control: a consumer that waits for longer than `expiry` stays a member."""
+    async with open_layer(redis_server, expiry=0.2) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        async with reading(layer, channel) as reader:
+            await asyncio.sleep(0.6)  # the time itself is what is tested
+            assert group_subscriptions(redis_server) == {"room"}
+            await layer.group_send("room", {"type": "a"})
+            assert await reader == {"type": "a"}
+
+
+async def test_discard_while_dormant_is_not_forgotten(redis_server: RedisServer) -> None:
+    """A membership that was discarded while its channel was dormant does not come back."""
+    async with open_layer(redis_server, expiry=0.2) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("left", channel)
+        await layer.group_add("kept", channel)
+        await eventually(lambda: not group_subscriptions(redis_server))
+        await layer.group_discard("left", channel)
+        async with reading(layer, channel) as reader:
+            await eventually(lambda: "kept" in group_subscriptions(redis_server))
+            await layer.group_send("left", {"type": "left"})
+            await layer.group_send("kept", {"type": "kept"})
+            assert await reader == {"type": "kept"}
+
+
+async def test_dormant_channel_that_is_dropped_leaves_nothing(redis_server: RedisServer) -> None:
+    """A consumer that never reads again and goes away leaves no trace."""
+    async with open_layer(redis_server, expiry=0.2) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await eventually(lambda: not group_subscriptions(redis_server))
+        del channel
+        await eventually(lambda: is_clean(layer, redis_server))
+
+
+async def test_ten_thousand_add_discard_cycles_leave_counts_at_zero(
+    layer: MultiplexedChannelLayer, redis_server: RedisServer
+) -> None:
+    """Consumers and groups that come and go, 10,000 times, add up to nothing."""
+
+    async def cycle(number: int) -> None:
+        channel = await layer.new_channel()
+        for group in (f"g{number % 50}", f"own{number}"):
+            await layer.group_add(group, channel)
+        if number % 2:
+            await layer.group_discard(f"g{number % 50}", channel)
+            await layer.group_discard(f"own{number}", channel)
+
+    for start in range(0, 10_000, 500):
+        await asyncio.gather(*(cycle(number) for number in range(start, start + 500)))
+    await eventually(lambda: is_clean(layer, redis_server), 10)
+    assert layer.statistics().waiting == 0
+
+
+async def test_a_websocket_consumer_that_disconnects_leaves_nothing(
+    redis_server: RedisServer,
+) -> None:
+    """A consumer with `groups` that is closed by its client leaves no trace."""
+    from channels.layers import get_channel_layer
+    from channels.testing import WebsocketCommunicator
+
+    class Room(AsyncJsonWebsocketConsumer):
+        groups: list[str] = ["room"]  # noqa: RUF012
+
+    config = {
+        "BACKEND": "channels_mpx.MultiplexedChannelLayer",
+        "CONFIG": {"hosts": [redis_server.url]},
+    }
+    with override_settings(CHANNEL_LAYERS={"default": config}):
+        layer = get_channel_layer()
+        for _ in range(3):
+            communicator = WebsocketCommunicator(Room.as_asgi(), "/")
+            await communicator.connect(10)
+            assert group_subscriptions(redis_server) == {"room"}
+            await communicator.disconnect()
+            del communicator
+        await eventually(lambda: is_clean(layer, redis_server))
+        await layer.aclose()

@@ -1,0 +1,258 @@
+"""One process, one connection: many event loops, threads without any, and forks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from channels_mpx import MultiplexedChannelLayer, SyncCallFromAsync
+from tests.helpers import eventually
+from tests.layers import clients, connections_received, open_layer, receive, run_script
+from tests.servers import RedisServer
+
+
+@pytest.fixture
+async def layer(redis_server: RedisServer) -> AsyncIterator[MultiplexedChannelLayer]:
+    """Our own layer."""
+    async with open_layer(redis_server, capacity=100_000) as layer:
+        yield layer
+
+
+def in_thread(work: Coroutine[Any, Any, Any]) -> Any:
+    """Return an awaitable for a coroutine that runs on a loop of its own in another thread."""
+    return asyncio.to_thread(asyncio.run, work)
+
+
+async def test_sync_sends_from_many_threads_open_one_connection(
+    layer: MultiplexedChannelLayer, redis_server: RedisServer
+) -> None:
+    """10,000 sends without a loop, from 8 threads, open one connection; all of them arrive."""
+    before = connections_received(redis_server)
+
+    def send(thread: int) -> None:
+        for number in range(1250):
+            layer.sync.group_send("room", {"thread": thread, "number": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        await asyncio.gather(*(asyncio.to_thread(pool.submit(send, n).result) for n in range(8)))
+    assert connections_received(redis_server) - before == 1
+
+
+async def test_sync_sends_reach_a_consumer_in_order(
+    layer: MultiplexedChannelLayer, redis_server: RedisServer
+) -> None:
+    """A thread's sends reach a consumer on the main loop in order, over its one connection."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    before = connections_received(redis_server)
+
+    def send(thread: int) -> None:
+        for number in range(200):
+            layer.sync.group_send("room", {"thread": thread, "number": number})
+
+    sending = asyncio.gather(*(asyncio.to_thread(send, thread) for thread in range(4)))
+    got: dict[int, list[int]] = {thread: [] for thread in range(4)}
+    for _ in range(800):
+        message = await receive(layer, channel)
+        got[message["thread"]].append(message["number"])
+    await sending
+    assert all(numbers == list(range(200)) for numbers in got.values())
+    assert connections_received(redis_server) == before
+
+
+SHORT_LOOPS = """
+    import asyncio, os, sys, threading
+    from channels_mpx import MultiplexedChannelLayer
+
+    layer = MultiplexedChannelLayer(hosts=[sys.argv[1]])
+
+    def usage():
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    asyncio.run(layer.group_send("room", {"type": "a"}))
+    before = usage()
+    for _ in range(1000):
+        asyncio.run(layer.group_send("room", {"type": "a"}))
+    assert usage() == before, (before, usage())
+    assert layer.statistics().connection.epoch == 1
+"""
+
+
+@pytest.mark.parametrize(
+    "ending", ["", "\n    layer.sync.close()", "\n    asyncio.run(layer.aclose())"]
+)
+async def test_a_thousand_short_loops_leak_nothing(redis_server: RedisServer, ending: str) -> None:
+    """1,000 x `asyncio.run(group_send)` leave descriptors and threads constant, and no warning."""
+    before = connections_received(redis_server)
+    await asyncio.to_thread(run_script, SHORT_LOOPS + ending, redis_server.url)
+    assert connections_received(redis_server) - before == 1
+
+
+async def test_receive_in_one_loop_while_another_sends(layer: MultiplexedChannelLayer) -> None:
+    """Verbs called on another thread's loop reach consumers of the first loop, and back."""
+    channel = await layer.new_channel()
+
+    async def other() -> str:
+        theirs = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_add("room", theirs)
+        await layer.group_send("room", {"type": "group"})
+        assert await receive(layer, theirs) == {"type": "group"}
+        await layer.send(channel, {"type": "direct"})
+        await layer.send("work", {"type": "work"})
+        assert await receive(layer, "work") == {"type": "work"}
+        await layer.group_discard("room", channel)
+        return theirs
+
+    await in_thread(other())
+    assert [(await receive(layer, channel))["type"] for _ in range(2)] == ["group", "direct"]
+
+
+async def test_async_to_sync_works_from_plain_threads(
+    layer: MultiplexedChannelLayer, redis_server: RedisServer
+) -> None:
+    """`async_to_sync(layer.group_send)` in threads uses the one connection of the process."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    before = connections_received(redis_server)
+
+    def send() -> None:
+        for _ in range(25):
+            async_to_sync(layer.group_send)("room", {"type": "a"})
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(send) for _ in range(4)]
+        await asyncio.gather(*map(asyncio.wrap_future, futures))
+    for _ in range(100):
+        assert await receive(layer, channel) == {"type": "a"}
+    assert connections_received(redis_server) == before
+
+
+async def test_receive_goes_on_when_the_home_loop_ends(
+    layer: MultiplexedChannelLayer, redis_server: RedisServer
+) -> None:
+    """A consumer still receives after the loop that the connection lived on has ended."""
+    ready, leave = threading.Event(), threading.Event()
+
+    async def first() -> None:
+        await layer.new_channel()
+        ready.set()
+        await asyncio.to_thread(leave.wait, 20)
+
+    running = asyncio.ensure_future(in_thread(first()))
+    await asyncio.to_thread(ready.wait, 20)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    reader = asyncio.ensure_future(receive(layer, channel, 20))
+    await layer.send(channel, {"type": "before"})
+    assert await reader == {"type": "before"}
+    reader = asyncio.ensure_future(receive(layer, channel, 20))
+    epoch = layer.statistics().connection.epoch
+    leave.set()
+    await running
+    await eventually(lambda: layer.statistics().connection.epoch > epoch)
+    await eventually(lambda: layer.statistics().connection.active == 2)
+    await layer.group_send("room", {"type": "after"})
+    assert await reader == {"type": "after"}
+    await eventually(lambda: len(clients(redis_server)) == 1)
+    assert layer.statistics().channels == 1, "the ended loop's channel is still there"
+
+
+async def test_verbs_survive_the_move_of_the_connection(redis_server: RedisServer) -> None:
+    """Sends that are under way elsewhere when a consumer's loop takes over do not fail."""
+    for _ in range(10):
+        async with open_layer(redis_server) as layer:
+            work = [asyncio.to_thread(layer.sync.group_send, "a", {"n": n}) for n in range(4)]
+            sending = asyncio.gather(*work)
+            await asyncio.sleep(0.002)
+            channel = await layer.new_channel()
+            await layer.group_add("room", channel)
+            await sending
+            await layer.group_send("room", {"type": "a"})
+            assert await receive(layer, channel) == {"type": "a"}
+            await eventually(lambda: len(clients(redis_server)) == 1)
+
+
+async def test_first_verbs_of_a_process_may_be_concurrent(redis_server: RedisServer) -> None:
+    """Sending and receiving may begin in the same moment: neither fails, nothing is lost."""
+    for _ in range(10):
+        async with open_layer(redis_server) as layer:
+            sends = [layer.send("work", {"number": number}) for number in range(5)]
+            done = await asyncio.gather(*sends, layer.new_channel(), receive(layer, "work"))
+            rest = [done[-1], *[await receive(layer, "work") for _ in range(4)]]
+            assert sorted(message["number"] for message in rest) == list(range(5))
+
+
+async def test_moving_home_does_not_block_the_loop(
+    make_redis: Callable[..., RedisServer],
+) -> None:
+    """A consumer's first verb never blocks its loop, though the server is frozen just then."""
+    server = make_redis()
+    async with open_layer(server, timeout=3) as layer:
+        await layer.group_send("room", {"type": "a"})
+        server.freeze()
+        sending = asyncio.ensure_future(layer.group_send("room", {"type": "a"}))
+        longest, last = 0.0, asyncio.get_running_loop().time()
+        making = asyncio.ensure_future(layer.new_channel())
+        while not making.done():
+            await asyncio.sleep(0.005)
+            now = asyncio.get_running_loop().time()
+            longest, last = max(longest, now - last), now
+        server.thaw()
+        await asyncio.gather(sending, making, return_exceptions=True)
+        assert longest < 0.5
+
+
+async def test_a_loop_that_keeps_sending_becomes_home_without_a_loss(
+    layer: MultiplexedChannelLayer,
+) -> None:
+    """Hundreds of concurrent first sends all succeed, though the connection moves among them."""
+    await asyncio.gather(*(layer.group_send("room", {"number": n}) for n in range(500)))
+    for number in range(200):
+        await layer.group_send("room", {"number": number})
+
+
+async def test_sync_verbs_refuse_a_running_loop(layer: MultiplexedChannelLayer) -> None:
+    """On a running loop `layer.sync` says to await instead, and sends nothing."""
+    with pytest.raises(SyncCallFromAsync, match=r"await layer\.group_send"):
+        layer.sync.group_send("room", {"type": "a"})
+    with pytest.raises(RuntimeError, match=r"await layer\.send"):
+        layer.sync.send("work", {"type": "a"})
+    assert layer.statistics().connection.state == "idle"
+
+
+async def test_sync_verbs_work_inside_sync_to_async(layer: MultiplexedChannelLayer) -> None:
+    """A sync consumer's thread, below a running loop, may use `layer.sync`."""
+    channel = await layer.new_channel()
+    await asyncio.to_thread(layer.sync.group_add, "room", channel)
+    await asyncio.to_thread(layer.sync.group_send, "room", {"type": "a"})
+    await asyncio.to_thread(layer.sync.send, channel, {"type": "b"})
+    assert [(await receive(layer, channel))["type"] for _ in range(2)] == ["a", "b"]
+    await asyncio.to_thread(layer.sync.group_discard, "room", channel)
+    assert layer.statistics().groups == 0
+
+
+def test_layer_is_usable_from_threads_only() -> None:
+    """A process without any event loop of its own, as under WSGI, needs nothing but `sync`."""
+    layer = MultiplexedChannelLayer(hosts=[f"memory://threads{os.getpid()}"])
+    threads = [
+        threading.Thread(target=layer.sync.send, args=("work", {"number": n})) for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async def read() -> list[int]:
+        return [(await receive(layer, "work"))["number"] for _ in range(8)]
+
+    assert sorted(asyncio.run(read())) == list(range(8))
+    layer.sync.close()
+    assert layer.statistics().connection.state == "idle"

@@ -1,0 +1,198 @@
+"""Layers, other processes and scripts for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from channels_mpx import MultiplexedChannelLayer
+from tests.servers import RedisServer
+
+ROOT = Path(__file__).parent.parent
+
+#: Options with which losses and expiries happen at the pace of a test.
+QUICK: dict[str, Any] = {"timeout": 5, "max_reconnect_delay": 0.1}
+
+#: Nothing but the loss of the TCP connection is noticed: the negative control of liveness tests.
+UNWATCHED: dict[str, Any] = {"ping_interval": 3600, "ping_timeout": 3600, "probe_interval": 3600}
+
+
+@contextlib.asynccontextmanager
+async def open_layer(hosts: Any, **config: Any) -> AsyncIterator[MultiplexedChannelLayer]:
+    """Yield a layer on a server, a URL, or any other form of ``hosts``; close it afterwards."""
+    if isinstance(hosts, RedisServer):
+        hosts = [hosts.url]
+    layer = MultiplexedChannelLayer(hosts=hosts, **config)
+    try:
+        yield layer
+    finally:
+        await layer.aclose()
+
+
+async def receive(layer: Any, channel: str, timeout: float = 10) -> dict[str, Any]:
+    """Return the next message of a channel; fail the test if there is none in time."""
+    return await asyncio.wait_for(layer.receive(channel), timeout)
+
+
+async def receive_all(layer: Any, channel: str, pause: float = 0.1) -> list[dict[str, Any]]:
+    """Return what comes until nothing has come for ``pause`` seconds."""
+    messages = []
+    with contextlib.suppress(asyncio.TimeoutError):
+        while True:
+            messages.append(await asyncio.wait_for(layer.receive(channel), pause))
+    return messages
+
+
+@contextlib.asynccontextmanager
+async def reading(
+    layer: Any, channel: str, timeout: float = 10
+) -> AsyncIterator[asyncio.Task[dict[str, Any]]]:
+    """Have somebody wait for a message inside of the block; await the task to get it."""
+    task = asyncio.ensure_future(receive(layer, channel, timeout))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def settle(layer: MultiplexedChannelLayer, channel: str) -> list[dict[str, Any]]:
+    """Return what a channel holds once everything sent to it before has arrived.
+
+    A last message of our own tells that: one sender's messages arrive in order.
+    """
+    await layer.send(channel, {"type": "settle"})
+    messages = []
+    while (message := await receive(layer, channel))["type"] != "settle":
+        messages.append(message)
+    return messages
+
+
+def subscriptions(server: RedisServer, prefix: str = "mpx") -> set[str]:
+    """Return the channels under a prefix that anybody is subscribed to."""
+    return set(server.command("PUBSUB", "CHANNELS", f"{prefix}:*"))
+
+
+def group_subscriptions(server: RedisServer) -> set[str]:
+    """Return the groups whose Redis channel anybody is subscribed to."""
+    return {name.removeprefix("mpx:group:") for name in subscriptions(server, "mpx:group")}
+
+
+def clients(server: RedisServer) -> list[dict[str, Any]]:
+    """Return the rows of CLIENT LIST but the harness's own."""
+    rows = server.command("CLIENT", "LIST")
+    if isinstance(rows, str):
+        rows = [dict(word.split("=", 1) for word in row.split()) for row in rows.splitlines()]
+    return [row for row in rows if row["user"] != "harness"]
+
+
+def kill_clients(server: RedisServer) -> int:
+    """Have the server close every connection but the harness's own; return how many."""
+    return sum(server.command("CLIENT", "KILL", "ID", row["id"]) for row in clients(server))
+
+
+def calls(server: RedisServer, *ignored: str) -> dict[str, int]:
+    """Return how often each command was called, by INFO commandstats."""
+    stats = server.command("INFO", "commandstats")
+    names = {name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()}
+    return {name: count for name, count in names.items() if name not in ("info", *ignored)}
+
+
+def connections_received(server: RedisServer) -> int:
+    """Return how many connections were ever made to the server."""
+    return int(server.command("INFO", "stats")["total_connections_received"])
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment for another Python process that runs our code."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **extra}
+
+
+def run_script(
+    source: str, *arguments: str, strict: bool = True, timeout: float = 60, **env: str
+) -> str:
+    """Run Python source in a process of its own and return what it prints.
+
+    It must exit with 0 and, if ``strict``, write nothing to stderr under ``-X dev -W error``.
+    """
+    flags = ["-X", "dev", "-W", "error"] if strict else []
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(source), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env=environment(**env),
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr[-4000:]}"
+    assert not strict or not done.stderr, done.stderr[-4000:]
+    return done.stdout
+
+
+class Peer:
+    """Another process with a layer, which carries out verbs; see ``tests/integration/peer.py``.
+
+    Args:
+        server: The server of its layer.
+        config: Further options of its layer.
+    """
+
+    def __init__(self, server: RedisServer, **config: Any) -> None:
+        self._config = {"hosts": [server.url], **config}
+        self._process: asyncio.subprocess.Process
+        self._stderr = tempfile.TemporaryFile()
+
+    async def __aenter__(self) -> Peer:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-X", "dev", "-W", "error", "-m", "tests.integration.peer"),
+            json.dumps(self._config),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self._stderr,
+            cwd=ROOT,
+            env=environment(),
+            limit=2**24,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            await asyncio.wait_for(self._process.wait(), 20)
+            self._stderr.seek(0)
+            assert not (text := self._stderr.read()), text.decode()
+        self._stderr.close()
+
+    async def call(self, verb: str, *arguments: Any) -> Any:
+        """Have it call a verb; return what that returns.
+
+        Raises:
+            RuntimeError: The verb raised; the text begins with the error's class.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([verb, *arguments]).encode() + b"\n")
+        line = await asyncio.wait_for(self._process.stdout.readline(), 60)
+        if not line:
+            self._stderr.seek(0)
+            raise AssertionError(f"the peer has died: {self._stderr.read().decode()[-4000:]}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["value"]
+
+    async def kill(self) -> None:
+        """End it at once, with SIGKILL."""
+        self._process.kill()
+        await self._process.wait()
