@@ -57,6 +57,11 @@ class Courier:
                 raise LoopIsGone from error
             self._is_called = True
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether jobs have been posted that were not delivered yet."""
+        return bool(self._jobs)
+
     def close(self) -> None:
         """Take no more jobs and refuse those that have not been delivered yet."""
         with self._lock:

@@ -132,7 +132,7 @@ class Home:
     @property
     def is_busy(self) -> bool:
         """Whether anything that was handed over is under way."""
-        return bool(self._under_way)
+        return self.courier.is_loaded or bool(self._under_way)
 
     async def finish(self) -> None:
         """Let what was handed over, and can end soon, come to its end."""
