@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import weakref
 from collections import deque
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 __all__ = ["Courier", "JobAbandoned", "LoopIsGone", "Outcome", "after_fork", "courier_to"]
+
+logger = logging.getLogger("channels_mpx.multiplexer")
 
 T = TypeVar("T")
 Job = Callable[[], object]
@@ -27,7 +30,9 @@ class Courier:
     """Carries jobs to one event loop from any thread; those of one moment share one wake-up."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        # Whoever keeps a courier must not keep its loop: there is a new one for each call of
+        # ``async_to_sync``.
+        self._loop = weakref.ref(loop)
         self._jobs: deque[tuple[Job, Job | None]] = deque()
         self._lock = threading.Lock()
         self._is_called = False
@@ -49,9 +54,12 @@ class Courier:
             self._jobs.append((job, refuse))
             if self._is_called:
                 return
+            loop = self._loop()
             try:
-                self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError as error:  # the loop is closed
+                if loop is None:
+                    raise RuntimeError("the loop is collected")
+                loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError as error:  # or it is closed
                 self._is_closed = True
                 self._jobs.pop()
                 raise LoopIsGone from error
@@ -76,7 +84,10 @@ class Courier:
             self._is_called = False
             jobs, self._jobs = self._jobs, deque()
         for job, _ in jobs:
-            job()
+            try:
+                job()
+            except Exception:  # one job must not cost the others their turn
+                logger.exception("! a job failed")
 
 
 _couriers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Courier]

@@ -187,5 +187,5 @@ class InactiveSubscription(MPXError):
 
 
 class SyncCallFromAsync(MPXError, RuntimeError):
-    """layer.sync.{verb}() was called on a thread that runs an event loop and would block it;
-    write "await layer.{verb}(…)" here."""
+    """The blocking {verb}() was called on a thread that runs an event loop and would block it;
+    await the verb of the same name (aclose() for close()) here."""

@@ -17,7 +17,7 @@ from . import couriers, exceptions, forks
 from .frames import Subscriber
 from .gap import Gap, Listener, Nobody
 from .link import RedisDialer
-from .loops import Home, Residence
+from .loops import Home, NoHome, Residence
 from .memory import MemoryDialer, broker
 from .names import Kind, Namespace, Topic, new_process_name
 from .options import Options
@@ -120,7 +120,7 @@ class Hub:
             LinkLost: The home loop ended while the verb was under way.
         """
         while True:
-            home = self._residence.home(receiving)
+            home = self._find_home(receiving)
             if home.loop is asyncio.get_running_loop():
                 return await verb(*args)
             try:
@@ -137,7 +137,7 @@ class Hub:
             LinkLost: The home loop ended, or was blocked, while the verb was under way.
         """
         while True:
-            home = self._residence.home(False)
+            home = self._find_home(False)
             try:
                 # The verb has a deadline of its own; this one is for a loop that is blocked.
                 return home.call_sync(self.options.timeout * 2, verb, *args)
@@ -155,7 +155,7 @@ class Hub:
             receiving: Whether this loop is going to wait for messages.
         """
         while True:
-            home = self._residence.home(receiving)
+            home = self._find_home(receiving)
             if home.loop is asyncio._get_running_loop():
                 act(*args)
                 return
@@ -174,7 +174,7 @@ class Hub:
 
     def keep_alive(self) -> None:
         """Connect, if need be, because somebody on this loop waits for messages."""
-        self._residence.home(receiving=True)
+        self._find_home(receiving=True)
 
     def wake(self, act: Callable[[], None]) -> None:
         """Have ``act`` called at home soon, if there is one. Takes no lock: destructors may call."""
@@ -270,7 +270,7 @@ class Hub:
         """Withdraw the wish for a topic. Nothing is delivered from now on; nothing is awaited."""
         self._router.unsubscribe(topic, subscriber)
         if self.life is not None:
-            self.life.traffic.pump_soon()
+            self.life.traffic.withdrawn(topic)
 
     def wishes_of(self, subscriber: Subscriber) -> Collection[Topic]:
         """Return what a subscriber wants."""
@@ -283,6 +283,14 @@ class Hub:
             self.life.traffic.pump_soon()
 
     # For the residence
+
+    def _find_home(self, receiving: bool) -> Home:
+        try:
+            return self._residence.home(receiving)
+        except NoHome as error:
+            raise exceptions.LinkUnavailable(
+                address=self.address, seconds=0, reason=f"no event loop for it: {error}"
+            ) from error
 
     def _move_in(self, home: Home) -> Coroutine[Any, Any, None]:
         life = self.life = Supervisor(
@@ -331,10 +339,11 @@ class Hub:
 
     def forget_parent(self) -> None:
         """In a child made by fork: begin anew, and leave the parent's connection to it."""
-        if self.life is not None:
-            if self.life.traffic.link is not None:
-                self.life.traffic.link.disown()
+        life = self.life
+        if life is not None:
             # Their destructors would close what is the parent's.
-            forks.keep((self.life, self._residence))
+            forks.keep((life, self._residence))
         self._begin()
         self.after_fork()
+        if life is not None and life.traffic.link is not None:
+            life.traffic.link.disown()

@@ -139,11 +139,14 @@ class Inbox:
 
     def sweep(self) -> None:
         """Drop the channels whose names have been collected."""
-        while self._collected:
+        for _ in range(len(self._collected)):
             local = self._collected.popleft()
             mailbox = self._by_local.get(local)
-            # Whoever waits holds the name; a waiter without one made a copy of it.
-            if mailbox is not None and not mailbox.is_awaited:
+            if mailbox is None:
+                continue
+            if mailbox.is_awaited:
+                self._collected.append(local)  # by a copy of the name: see to it later
+            else:
                 self._drop(local)
 
     def reap(self, expiry: float) -> None:
@@ -182,6 +185,7 @@ class Inbox:
         for mailbox in tuple(self._by_local.values()):
             if mailbox.loop is loop:
                 self._drop(mailbox.local)
+                mailbox.close(exceptions.ClosedError(what="The event loop of the channel"))
 
     def _name_collected(self, watch: weakref.ref[ChannelName]) -> None:
         """Note that a name is gone. Any thread may collect, in the middle of anything: no locks."""
@@ -277,14 +281,15 @@ class Inbox:
 
     def _control(self, message: dict[str, Any]) -> None:
         verb, token = message.get("verb"), message.get("token")
-        if not isinstance(verb, str) or not isinstance(token, int):
-            error = exceptions.DecodingError(problem="a request without verb and token")
+        texts = [message.get(key, "") for key in ("verb", "from", "channel", "group")]
+        if not isinstance(token, int) or not all(isinstance(t, str) and t.isascii() for t in texts):
+            error = exceptions.DecodingError(problem="a request of another form")
             self._intake.reject("the inbox", error)
         elif verb == "answer":
             answer = self._answers.get(token)
             if answer is not None and not answer.done():  # else whoever asked has given up
                 answer.set_result((message.get("error"), str(message.get("text"))))
-        elif verb in self.handlers and isinstance(message.get("from"), str):
+        elif verb in self.handlers and {"from", "channel", "group"} <= message.keys():
             task = asyncio.ensure_future(self._obey(self.handlers[verb], message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -299,8 +304,6 @@ class Inbox:
             await handler(message)
         except exceptions.MPXError as error:
             answer |= {"error": type(error).__name__, "text": str(error)}
-        except (TypeError, KeyError) as error:
-            answer |= {"error": "MembershipFailed", "text": f"malformed request: {error}"}
         try:
             await self._tell(message["from"], answer)
         except exceptions.LinkError as error:

@@ -132,7 +132,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Return the name of a new direct channel of this process.
 
         Only the first one of a process waits, for the connection. The channel lives as long as
-        the returned string does: keep that very object for as long as the consumer lives.
+        the returned string and the running event loop do: keep that very object for as long as
+        the consumer lives.
 
         Args:
             prefix: The beginning of the name.
@@ -163,6 +164,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             # `Mailbox.get`, written out: this is the path of every message of every consumer.
             item = mailbox.take()
             if item is None:
+                if self._hub.life is None:
+                    self._hub.keep_alive()
                 waiter = mailbox.arrival()
                 try:
                     item = await waiter
@@ -187,13 +190,14 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise exceptions.ForeignChannel(channel=channel)
         workers = self._process.workers
         while True:
-            queue = await self._hub.call(workers.demand, channel, receiving=True)
+            queue = await self._hub.call(workers.open, channel, receiving=True)
+            self._hub.post(queue.ask, receiving=True)
             try:
                 job = await queue.mailbox.get()
-            except asyncio.CancelledError:
+            except BaseException:
                 self._hub.tell(queue.withdraw)
                 raise
-            message = workers.open(job, channel)
+            message = workers.read(job, channel)
             if message is not None:
                 return message
 
@@ -203,8 +207,9 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Make a direct channel a member of a group.
 
         Returns when Redis has confirmed that this process (or the channel's own) receives the
-        group's messages: what is sent afterwards arrives. If this raises, or is cancelled, the
-        channel is not a member. Adding a member again changes nothing.
+        group's messages: what is sent afterwards arrives. If this raises, or is cancelled, a
+        channel of this process is not a member; one of another process may have become one, if
+        its owner's answer was lost or not waited for. Adding a member again changes nothing.
 
         Raises:
             UnknownChannel: The channel's consumer, or its process, is gone.

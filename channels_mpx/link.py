@@ -10,7 +10,6 @@ and the newest redis-py that we support.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from typing import Any
 
@@ -99,11 +98,13 @@ class RedisDialer:
             await connection.connect()  # type: ignore[no-untyped-call]
             await self._require_master(connection)
             return _take_over(connection, receiver, address)
-        except BaseException as error:
+        except Exception as error:  # a credential provider of the user's may raise anything
             if connection is not None:
                 _hang_up(connection)
-            if isinstance(error, (redis_errors.RedisError, OSError, asyncio.TimeoutError)):
-                raise self._translate(error) from error
+            raise self._translate(error) from error
+        except BaseException:  # cancelled: the half-made connection must not stay
+            if connection is not None:
+                _hang_up(connection)
             raise
 
     async def _discover(self) -> tuple[str, int]:
@@ -127,8 +128,8 @@ class RedisDialer:
         await connection.send_command("ROLE")
         try:
             role = (await connection.read_response())[0]
-        except redis_errors.NoPermissionError:
-            return  # a user who may not ask: a demotion stays unnoticed until it ends the connection
+        except redis_errors.ResponseError:
+            return  # who may not ask notices a demotion only when it ends the connection
         if role not in (b"master", "master"):
             raise redis_errors.ReadOnlyError("it is a replica; messages there reach nobody else")
 
@@ -145,8 +146,15 @@ class RedisDialer:
         ):
             return exceptions.LinkRefused(address=self.address, reason=str(error))
         return exceptions.LinkUnavailable(
-            address=self.address, seconds=self._timeout, reason=str(error) or type(error).__name__
+            address=self.address, seconds=self._timeout, reason=_reason(error)
         )
+
+
+def _reason(error: BaseException) -> str:
+    """Return what to say of an error; redis-py's and the system's speak for themselves."""
+    if isinstance(error, (redis_errors.RedisError, OSError)) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _describe(arguments: dict[str, Any]) -> str:
@@ -162,12 +170,16 @@ def _take_over(
     reader: Any = connection._reader
     writer: Any = connection._writer
     transport = writer.transport
+    if reader.at_eof() or transport.is_closing():
+        raise ConnectionError("the server closed the connection after the handshake")
     link = RedisLink(transport, receiver, address, keep=writer)
     transport.set_protocol(link)
     early = bytes(reader._buffer)
     connection._reader = connection._writer = None
     if early:
         link.data_received(early)
+        if link.is_lost:
+            raise ConnectionError("the server spoke out of turn")
     return link
 
 

@@ -19,25 +19,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from .couriers import Courier, JobAbandoned, LoopIsGone, Outcome, courier_to
 
-__all__ = ["Home", "Residence"]
+__all__ = ["Home", "NoHome", "Residence"]
 
 T = TypeVar("T")
 
-#: Calls after which a loop that only sends is taken for a lasting one.
+#: Calls, and seconds, after which a loop that only sends is taken for a lasting one.
 CALLS_OF_A_LASTING_LOOP = 64
+LASTING = 1.0
 
 #: Seconds that jobs under way have to end when their home does.
 GRACE = 0.5
 
 #: Seconds that leaving a background loop may take: it has only our own code to finish.
 PATIENCE = 5.0
+
+#: Seconds of that for which an event loop that takes over may be blocked.
+TAKEOVER = 0.25
+
+
+class NoHome(Exception):
+    """No background loop can be started; says why."""
 
 
 class Home:
@@ -181,7 +191,7 @@ class Residence:
     def reset(self) -> None:
         """Begin anew, as after a fork: no home, and locks that nobody holds."""
         self._lock = threading.RLock()
-        self._calls: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int]
+        self._calls: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, float]]
         self._calls = weakref.WeakKeyDictionary()
         self.current: Home | None = None
 
@@ -205,7 +215,7 @@ class Residence:
                 if current is None:
                     return self._settle_on(here)
                 if current.thread is not None and self._may_leave():
-                    self._stop(current)
+                    self._stop(current, TAKEOVER)
                     return self._settle_on(here)
             return self.current or self._settle_in_background()
 
@@ -233,9 +243,9 @@ class Residence:
         if home.loop is asyncio.get_running_loop():
             await self._leave_and_wait()
         elif home.thread is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._stop, home)
+            await asyncio.get_running_loop().run_in_executor(None, self._stop, home, PATIENCE)
         elif home.loop.is_running():
-            with contextlib.suppress(LoopIsGone):
+            with contextlib.suppress(LoopIsGone, JobAbandoned):
                 await home.call(self._leave_and_wait)
 
     def empty_sync(self) -> None:
@@ -244,9 +254,9 @@ class Residence:
         if home is None:
             return
         if home.thread is not None:
-            self._stop(home)
+            self._stop(home, PATIENCE)
         elif home.loop.is_running():
-            with contextlib.suppress(LoopIsGone):
+            with contextlib.suppress(LoopIsGone, JobAbandoned):
                 home.call_sync(PATIENCE, self._leave_and_wait)
 
     async def _leave_and_wait(self) -> None:
@@ -254,17 +264,23 @@ class Residence:
         await asyncio.wait([self._task])
 
     def _is_lasting(self, loop: asyncio.AbstractEventLoop) -> bool:
-        calls = self._calls[loop] = self._calls.get(loop, 0) + 1
-        return calls > CALLS_OF_A_LASTING_LOOP
+        calls, since = self._calls.get(loop, (0, time.monotonic()))
+        self._calls[loop] = (calls + 1, since)
+        return calls >= CALLS_OF_A_LASTING_LOOP and time.monotonic() - since >= LASTING
 
     def _settle_on(self, loop: asyncio.AbstractEventLoop) -> Home:
         home = self.current = Home(loop)
-        self._task = loop.create_task(self._live(home), name=f"{self._name}.supervisor")
+        life = self._live(home)
+        # A context of its own: the life of the process is not part of whatever called first.
+        self._task = contextvars.Context().run(
+            lambda: loop.create_task(life, name=f"{self._name}.supervisor")
+        )
         return home
 
     def _settle_in_background(self) -> Home:
         ready = threading.Event()
         homes: list[Home] = []
+        failures: list[BaseException] = []
 
         async def live() -> None:
             home = Home(asyncio.get_running_loop(), threading.current_thread())
@@ -273,18 +289,31 @@ class Residence:
             ready.set()
             await life
 
-        thread = threading.Thread(
-            target=lambda: asyncio.run(live()), name=f"{self._name}.home", daemon=True
-        )
-        thread.start()
+        def run() -> None:
+            try:
+                asyncio.run(live())
+            except BaseException as error:  # also what keeps a loop from being made at all
+                failures.append(error)
+                if homes:
+                    raise
+            finally:
+                ready.set()
+
+        threading.Thread(target=run, name=f"{self._name}.home", daemon=True).start()
         ready.wait()
+        if not homes:
+            raise NoHome(failures[0]) from failures[0]
         self.current = homes[0]
         return homes[0]
 
-    def _stop(self, home: Home) -> None:
-        """Stop a background home and block until its thread has ended."""
-        self.current = None
-        with contextlib.suppress(LoopIsGone):
-            home.courier.post(self._leave)
+    def _stop(self, home: Home, patience: float) -> None:
+        """Stop a background home and block until its thread has ended, or patience has."""
         assert home.thread is not None
-        home.thread.join(PATIENCE)
+        with self._lock:
+            if self.current is home:
+                self.current = None
+            with contextlib.suppress(LoopIsGone):
+                home.courier.post(self._leave)
+            home.thread.join(patience)
+            if home.thread.is_alive():
+                self._forsake()

@@ -159,12 +159,11 @@ class Mailbox:
                 self._refuse()
                 return False
         elif self._waiters:
-            # Whoever waits gets it into his hands; the queue stays empty.
-            waiter = self._waiters.pop(0)
-            if waiter.get_loop() is _get_running_loop() and not waiter.done():
+            # Whoever waits on this very loop gets it into his hands; the queue stays empty.
+            waiter = self._first_waiter_here()
+            if waiter is not None:
                 waiter.set_result(item)
                 return True
-            self._waiters.insert(0, waiter)
         if items is None:
             items = self._items = deque()
         items.append(item)
@@ -227,7 +226,8 @@ class Mailbox:
         if self._items or self._closed_by is not None:
             # Another thread was quicker, and saw no waiter.
             self._forget(waiter)
-            release(waiter)
+            if not waiter.done():
+                waiter.set_result(None)
         return waiter
 
     def abandon(self, waiter: asyncio.Future[Item | None]) -> None:
@@ -294,22 +294,36 @@ class Mailbox:
         with contextlib.suppress(ValueError):  # another thread may have taken it out
             self._waiters.remove(waiter)
 
+    def _first_waiter_here(self) -> asyncio.Future[Item | None] | None:
+        """Take out the first waiter, if it can be released from here and now."""
+        try:
+            waiter = self._waiters[0]
+        except IndexError:  # another thread has just taken it out
+            return None
+        if waiter.get_loop() is not _get_running_loop():
+            return None
+        del self._waiters[0]
+        return None if waiter.done() else waiter
+
     def _wake(self) -> None:
         """Release the first waiter that can still be released."""
         while self._waiters:
-            waiter = self._waiters.pop(0)
+            try:
+                waiter = self._waiters.pop(0)
+            except IndexError:  # another thread has just taken it out
+                return
             loop = waiter.get_loop()
-            if loop is _get_running_loop():
-                if not waiter.done():
-                    waiter.set_result(None)
+            if loop is not _get_running_loop():
+                with contextlib.suppress(RuntimeError):  # its loop is closed: try the next one
+                    loop.call_soon_threadsafe(self._release, waiter)
                     return
-                continue
-            with contextlib.suppress(RuntimeError):  # its loop is closed: try the next one
-                loop.call_soon_threadsafe(release, waiter)
+            elif not waiter.done():
+                waiter.set_result(None)
                 return
 
-
-def release(waiter: asyncio.Future[Item | None]) -> None:
-    """Resolve a future that may have been cancelled meanwhile."""
-    if not waiter.done():
-        waiter.set_result(None)
+    def _release(self, waiter: asyncio.Future[Item | None]) -> None:
+        """On the waiter's loop: let it look, or, if it has gone meanwhile, the next one."""
+        if not waiter.done():
+            waiter.set_result(None)
+        elif self._items:
+            self._wake()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import threading
 import time
@@ -334,3 +335,7 @@ class MemoryDialer:
         """See `Dialer.dial`."""
         self.broker.accept()
         return MemoryLink(self.broker, receiver, self.address)
+
+
+# A child made by fork has no part in its parent's brokers, whose locks somebody may have held.
+os.register_at_fork(after_in_child=_brokers.clear)

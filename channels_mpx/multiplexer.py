@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any
 
+from . import exceptions
 from .hub import Hub
 from .options import Options
 from .statistics import HubStatistics
@@ -121,5 +123,11 @@ class Multiplexer:
         await self._hub.aclose()
 
     def close(self) -> None:
-        """Do what `aclose` does, from a thread without an event loop."""
+        """Do what `aclose` does, from a thread without an event loop.
+
+        Raises:
+            SyncCallFromAsync: On a thread that runs an event loop: await `aclose` there.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise exceptions.SyncCallFromAsync(verb="close")
         self._hub.close()

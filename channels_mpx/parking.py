@@ -97,11 +97,15 @@ class Confirmations:
             await waiter
         finally:
             deadline.cancel()
-            waiters = self._waiters.get(topic)
-            if waiters and waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiters[topic]
+            self._forget(topic, waiter)
+
+    def _forget(self, topic: Topic, waiter: asyncio.Future[None]) -> None:
+        """Drop a waiter that was cut short; those that were answered are gone already."""
+        waiters = self._waiters.get(topic, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+        if not waiters:
+            self._waiters.pop(topic, None)
 
     def announce(self, events: Iterable[Event]) -> None:
         """Tell subscribers what has happened to them, and release who waited for it."""

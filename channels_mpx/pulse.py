@@ -88,13 +88,16 @@ class Pulse:
         elif verdict is Verdict.DEAF:
             link.lose("a message to ourselves did not come back")
         else:
-            if verdict is Verdict.PING:
-                self._ping(link)
-            elif verdict is Verdict.PROBE and self._traffic.hears(self._inbox, self):
-                self._probe(link)
-            elif verdict is Verdict.PROBE:
-                self._liveness.probe_failed(now)
+            self._act(verdict, link, now)
             self._later(link)
+
+    def _act(self, verdict: Verdict, link: Link, now: float) -> None:
+        if verdict is Verdict.PING:
+            self._ping(link)
+        elif verdict is Verdict.PROBE and self._traffic.hears(self._inbox, self):
+            self._probe(link)
+        elif verdict is Verdict.PROBE:
+            self._liveness.probe_failed(now)
 
     def _ping(self, link: Link) -> None:
         sent = self._loop.time()

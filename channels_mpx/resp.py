@@ -87,11 +87,11 @@ class RedisLink(asyncio.Protocol):
         self._may_write = True
         self._is_slicing = False
         self._reason = ""
-        self._is_lost = False
+        self.is_lost = False
         self._scripts: set[bytes] = set()
 
     def __repr__(self) -> str:
-        state = f"lost: {self._reason}" if self._is_lost else f"in_flight={self.in_flight}"
+        state = f"lost: {self._reason}" if self.is_lost else f"in_flight={self.in_flight}"
         return f"<RedisLink {self.address} {state}>"
 
     @property
@@ -103,15 +103,19 @@ class RedisLink(asyncio.Protocol):
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
         """See `Link.send`."""
-        if self._is_lost:
-            future.set_exception(exceptions.LinkLost(address=self.address, reason=self._reason))
+        if self.is_lost:
+            error = exceptions.LinkLost(address=self.address, reason=self._reason)
+            future.set_exception(error)
             return
         if not self._may_write:
-            self._backlog += sum(map(_size, command))
-            if self._backlog > MAX_BACKLOG:
-                raise exceptions.LinkUnavailable(
-                    address=self.address, seconds=0, reason="too much waits to be written"
+            size = sum(map(_size, command))
+            if self._backlog + size > MAX_BACKLOG:
+                reason = "too much waits to be written"
+                future.set_exception(
+                    exceptions.LinkUnavailable(address=self.address, seconds=0, reason=reason)
                 )
+                return
+            self._backlog += size
         self._write(command, future)
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
@@ -148,7 +152,7 @@ class RedisLink(asyncio.Protocol):
     def _flush(self) -> None:
         """Write what has gathered in this turn of the loop, in one go."""
         self._flush_handle = None
-        if self._is_lost or not self._out:
+        if self.is_lost or not self._out:
             return
         data = b"".join(map(pack, self._out))
         self._out.clear()
@@ -174,23 +178,19 @@ class RedisLink(asyncio.Protocol):
         """Any byte is a sign of life. Parse what is complete."""
         self.last_read = self._loop.time()
         self.bytes_read += len(data)
-        try:
-            self._parser.feed(data)
-        except hiredis.ProtocolError as error:
-            self._desync(str(error))
-            return
+        self._parser.feed(data)
         if not self._is_slicing:
             self._read_slice()
 
     def _read_slice(self) -> None:
         """Hand out at most a slice of messages, then let the loop's other work have its turn."""
         gets, push = self._parser.gets, hiredis.PushNotification
-        receiver, slots = self._receiver, self._slots
+        receiver, slots, unsent = self._receiver, self._slots, self._out
         left = SLICE
         try:
             while left and (reply := gets()) is not False:
                 if type(reply) is not push:
-                    if not slots:
+                    if len(slots) <= len(unsent):
                         self._desync("a reply that nobody waits for")
                         return
                     slot = slots.popleft()
@@ -206,7 +206,7 @@ class RedisLink(asyncio.Protocol):
                     left -= 1
                 else:
                     self._push(reply)
-                if self._is_lost:
+                if self.is_lost:
                     return
         except hiredis.ProtocolError as error:
             self._desync(str(error))
@@ -222,7 +222,11 @@ class RedisLink(asyncio.Protocol):
         if not self._is_slicing:
             self._is_slicing = True
             self._transport.pause_reading()
-        self._loop.call_soon(self._read_slice)
+        self._loop.call_soon(self._read_next_slice)
+
+    def _read_next_slice(self) -> None:
+        if not self.is_lost:
+            self._read_slice()
 
     def _reply(self, slot: asyncio.Future[Any] | _Batch, reply: Any) -> None:
         if isinstance(slot, _Batch):
@@ -238,7 +242,7 @@ class RedisLink(asyncio.Protocol):
         meaning = _ACKNOWLEDGED.get(reply[0])
         if meaning is None:
             return  # invalidations, maintenance: nothing that we asked for
-        batch = self._slots[0] if self._slots else None
+        batch = self._slots[0] if len(self._slots) > len(self._out) else None
         if not isinstance(batch, _Batch) or batch.subscribed is not meaning[1]:
             self._desync(f"{reply[0]!r} out of order")
             return
@@ -266,9 +270,9 @@ class RedisLink(asyncio.Protocol):
 
     def lose(self, reason: str) -> None:
         """See `Link.lose`."""
-        if self._is_lost:
+        if self.is_lost:
             return
-        self._is_lost = True
+        self.is_lost = True
         self._reason = reason
         unsent = self._take_back()
         error = exceptions.LinkLost(address=self.address, reason=reason)
@@ -285,7 +289,7 @@ class RedisLink(asyncio.Protocol):
         Closing the transport would take the socket from the parent's epoll set, which the child
         shares; so its descriptor is made to lead nowhere instead.
         """
-        self._is_lost = True
+        self.is_lost = True
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, self._transport.get_extra_info("socket").fileno())
         os.close(nowhere)

@@ -181,9 +181,10 @@ class Router:
         entry = self._entries[topic.kind].get(topic.name)
         return entry.state if entry else State.ABSENT
 
-    def topics(self) -> Iterator[tuple[Topic, State]]:
-        """Yield every topic that is wanted or known to the wire."""
-        return ((entry.topic, entry.state) for entry in self._all())
+    def is_wanted(self, topic: Topic) -> bool:
+        """Tell whether anybody wants a topic."""
+        entry = self._entries[topic.kind].get(topic.name)
+        return entry is not None and bool(entry.members)
 
     def subscribe(self, topic: Topic, subscriber: Subscriber) -> bool:
         """Note that ``subscriber`` wants ``topic``. Returns whether it is active already."""
@@ -328,7 +329,8 @@ class Router:
             self._unsettled.pop(topic, None)
 
     def _all(self) -> Iterator[Entry]:
-        return itertools.chain(self._channels.values(), self._patterns.values())
+        # Copies: the statistics are read by any thread.
+        return itertools.chain(tuple(self._channels.values()), tuple(self._patterns.values()))
 
     def _require(self, topic: Topic) -> Entry:
         entry = self._entries[topic.kind].get(topic.name)

@@ -116,7 +116,9 @@ class _Subscription:
         self._is_closed = True
         self._hub.tell(self._hub.leave_all, self)
         task = self._task
-        if task is not None and not task.get_loop().is_closed():
+        if task is None or task.get_loop().is_closed():
+            return
+        if asyncio._get_running_loop() is not task.get_loop() or asyncio.current_task() is not task:
             task.get_loop().call_soon_threadsafe(task.cancel)
 
     def outlives(self, ended: asyncio.AbstractEventLoop) -> bool:
@@ -145,8 +147,11 @@ class _Subscription:
 
     def _see_to_callbacks(self) -> None:
         """Without a loop of its own the subscription lives at home, wherever that is now."""
-        if self.loop is None and (self._task is None or self._task.done()):
-            self._task = asyncio.ensure_future(self._run())
+        if self.loop is not None:
+            return
+        task, here = self._task, asyncio.get_running_loop()
+        if task is None or task.done() or task.get_loop() is not here:
+            self._task = here.create_task(self._run())
 
     async def _run(self) -> None:
         """Call the callbacks, one at a time, for as long as the subscription is open."""
@@ -164,13 +169,19 @@ class _Subscription:
                 result = call.callback(*call.arguments)
                 if result is not None and inspect.isawaitable(result):
                     await result
+            except asyncio.CancelledError:
+                if self._is_closed or _is_cancelled():
+                    raise
+                logger.warning("! a callback of %r awaited what was cancelled", self)
             except Exception:  # a user's callback may raise anything
                 logger.warning("! a callback of %r failed", self, exc_info=True)
 
     # As a subscriber of the router
 
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
-        """See `Subscriber.deliver`."""
+        """See `Subscriber.deliver`. What the layer sends is not for subscriptions."""
+        if topic.kind is Kind.PATTERN and self._hub.names.covers(channel):
+            return
         self._mailbox.put(_Message(self._on_message, channel, payload))
 
     def activated(self, topic: Topic) -> None:
@@ -279,11 +290,18 @@ class PatternSubscription(_Subscription):
         on_activation: OnActivation | None,
     ) -> None:
         self.pattern = _encode(pattern)
+        hub.names.require_foreign(self.pattern)
         super().__init__(hub, on_message, on_disconnect, on_activation)
         self._want(Topic(Kind.PATTERN, self.pattern))
 
     def __repr__(self) -> str:
         return f"<PatternSubscription {self.pattern!r}>"
+
+
+def _is_cancelled() -> bool:
+    """Tell whether it is this task that is cancelled, and not something that it awaits."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)  # since Python 3.11
+    return cancelling is None or cancelling() > 0
 
 
 def _encode(name: str | bytes) -> bytes:
@@ -299,6 +317,12 @@ class Registry(Nobody):
     def add(self, subscription: _Subscription) -> None:
         """Note a subscription for as long as somebody holds it."""
         self._subscriptions.add(subscription)
+
+    def tick(self) -> None:
+        """See `Listener.tick`: subscriptions of loops that have ended are over."""
+        for subscription in tuple(self._subscriptions):
+            if subscription.loop is not None and subscription.loop.is_closed():
+                subscription.outlives(subscription.loop)
 
     def is_awaited(self) -> bool:
         """See `Listener.is_awaited`."""

@@ -138,17 +138,20 @@ class Supervisor:
         """Keep a link until told to leave or cancelled."""
         self._task = asyncio.current_task()
         self._tick()
+        waits = self._delays()
         try:
-            waits = self._delays()
             while not self.is_leaving or self.is_needed:
                 began = self.loop.time()
-                if await self._dial():
-                    if not self.is_leaving:
+                try:
+                    if await self._dial() and not self.is_leaving:
                         await self._changed.wait()
-                    if self.traffic.link is not None:
-                        break  # told to leave, with a link on which what is under way can end
-                    if self.loop.time() - began > STEADY:
-                        waits = self._delays()
+                except Exception:  # whatever it is, the process must not stay without a link
+                    logger.exception("! the supervisor stumbled")
+                    self.traffic.lose("an error of our own")
+                if self.traffic.link is not None:
+                    break  # told to leave, with a link on which what is under way can end
+                if self.loop.time() - began > STEADY:
+                    waits = self._delays()
                 await asyncio.sleep(next(waits))
             await self._drain()
         except asyncio.CancelledError:
@@ -168,19 +171,26 @@ class Supervisor:
         """Close the link and fail whatever waits for one."""
         self.traffic.lose(CLOSED)
         self.traffic.end()
+        self._router.unsubscribe_all(self._pulse)
         if self._ticker is not None:
             self._ticker.cancel()
-        self.traffic.fail(exceptions.LinkLost(address=self._dialer.address, reason="it was closed"))
+        self.traffic.fail(
+            exceptions.LinkUnavailable(
+                address=self._dialer.address, seconds=0, reason="the connection was closed"
+            )
+        )
 
     def forsake(self) -> None:
-        """The loop has stopped: forget what is there. Called from another thread."""
+        """The loop has stopped or does not answer: forget what is there. From another thread."""
         logger.warning("x the event loop of the connection stopped without ending its tasks")
-        link, self.traffic.link = self.traffic.link, None
+        link = self.traffic.retire("its event loop stopped")
         self.is_leaving = True
-        self._router.lost("its event loop stopped")
-        self._router.events()
-        if link is not None:
-            with contextlib.suppress(RuntimeError):  # the loop may be closed
+        with contextlib.suppress(RuntimeError):  # the loop may be closed
+            if self.loop.is_running():
+                self.loop.call_soon_threadsafe(self._changed.set)
+                if link is not None:
+                    self.loop.call_soon_threadsafe(link.lose, CLOSED)
+            elif link is not None:
                 link.lose(CLOSED)
 
     async def _dial(self) -> bool:

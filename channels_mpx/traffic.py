@@ -72,6 +72,8 @@ class Traffic:
         self._watcher = watcher
         self.parking = Parking(loop, timeout, self._unavailable)
         self._confirmations = Confirmations(loop, timeout, self._not_confirmed)
+        self._is_retired = False
+        self._refusals: set[str] = set()
         self._pump_handle: asyncio.Handle | None = None
         self._retry_handle: asyncio.TimerHandle | None = None
 
@@ -137,6 +139,12 @@ class Traffic:
             self.want(topic, subscriber)
         return False
 
+    def withdrawn(self, topic: Topic) -> None:
+        """A wish has been withdrawn: who waits for what nobody will ask for waits in vain."""
+        if not self._router.is_wanted(topic) and self._router.state(topic) is State.ABSENT:
+            self._confirmations.confirm(topic)
+        self.pump_soon()
+
     def pump_soon(self) -> None:
         """Tell Redis about all the wishes of this turn of the loop, once."""
         if self._pump_handle is None:
@@ -151,6 +159,7 @@ class Traffic:
             How many topics are wanted.
         """
         self.link = link
+        self._refusals.clear()
         self._router.made()
         wanted = self._router.wanted
         self._pump()
@@ -168,6 +177,14 @@ class Traffic:
         for command, future in unsent:
             self.parking.park(command, future)
         self._watcher.link_lost(link, reason)
+
+    def retire(self, reason: str) -> Link | None:
+        """Let go of the link and of the router, which somebody else takes over; return the link."""
+        link, self.link = self.link, None
+        self._is_retired = True
+        self._router.lost(reason)
+        self._confirmations.announce(self._router.events())
+        return link
 
     def lose(self, reason: str) -> None:
         """End the link, if there is one."""
@@ -215,11 +232,15 @@ class Traffic:
             self.lose(str(error))
             return
         self._pump()
+        if subscribed:
+            self._confirmations.confirm(topic)  # also if nobody wants it any more
         self._watcher.topic_settled()
 
     def refused(self, topic: Topic, error: Exception) -> None:
         """See `Receiver.refused`."""
-        logger.warning("! %s", error)
+        if str(error) not in self._refusals:
+            self._refusals.add(str(error))
+            logger.warning("! %s", error)
         try:
             self._router.refused(topic, error)
         except IllegalTransition as illegal:
@@ -230,11 +251,11 @@ class Traffic:
         self._watcher.topic_settled()
 
     def _retry_later(self) -> None:
-        if self._retry_handle is not None:
-            self._retry_handle.cancel()
-        self._retry_handle = self.loop.call_later(REFUSED_PAUSE, self._retry_refused)
+        if self._retry_handle is None:
+            self._retry_handle = self.loop.call_later(REFUSED_PAUSE, self._retry_refused)
 
     def _retry_refused(self) -> None:
+        self._retry_handle = None
         self._router.retry()
         self._pump()
 
@@ -243,6 +264,8 @@ class Traffic:
         if self._pump_handle is not None:
             self._pump_handle.cancel()
             self._pump_handle = None
+        if self._is_retired:
+            return
         for command in self._router.commands():
             assert self.link is not None
             if isinstance(command, Subscribe):

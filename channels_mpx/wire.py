@@ -45,10 +45,9 @@ class Link(Protocol):
     bytes_written: int
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
-        """Send a command; its reply or its error is set on ``future``. Never waits.
+        """Send a command; its reply or its error is set on ``future``. Never waits or raises.
 
-        Raises:
-            LinkUnavailable: Too much waits to be written already; nothing is sent.
+        The error is `LinkUnavailable` if too much waits to be written already.
         """
 
     def run(

@@ -99,15 +99,19 @@ class Queue:
             self._is_popping = False
 
     def _hand_over(self, job: Job) -> None:
-        if self.demand > 0:
+        if self.demand > 0 and self.mailbox.put(job):
             self.demand -= 1
-            self.mailbox.put(job)
-        else:
+        elif job.error is None:
             self._workers.give_back(self.channel, job)
 
     def _fail(self, error: Exception) -> None:
-        while self.demand > 0:
+        for _ in range(self.demand):
             self._hand_over(Job(error=error))
+
+    def ask(self) -> None:
+        """Somebody waits for a message: the mailbox will get one."""
+        self.demand += 1
+        self.pump()
 
     def withdraw(self) -> None:
         """One reader has gone away without a message."""
@@ -179,8 +183,8 @@ class Workers:
         entry: bytes | None = await self.hub.run(POP, (self.hub.names.queue(channel),), ())
         return entry
 
-    async def demand(self, channel: str) -> Queue:
-        """Note that somebody waits for a message; its queue's mailbox will get one.
+    async def open(self, channel: str) -> Queue:
+        """Return the queue of a channel, listening to its bell.
 
         Raises:
             LinkError: This process has never been connected, and cannot be.
@@ -188,15 +192,9 @@ class Workers:
         queue = self._queues.get(channel)
         if queue is None:
             queue = self._queues[channel] = Queue(self, channel, self._make_mailbox(channel))
-        queue.demand += 1
         self.hub.want(queue.topic, queue)
         if not self.hub.has_been_linked:
-            try:
-                await self.hub.join(queue.topic, queue)
-            except BaseException:
-                queue.withdraw()
-                raise
-        queue.pump()
+            await self.hub.join(queue.topic, queue)
         return queue
 
     def give_back(self, channel: str, job: Job) -> None:
@@ -223,16 +221,18 @@ class Workers:
     @property
     def taken(self) -> int:
         """How many messages the readers of the present queues have got."""
-        return sum(queue.mailbox.taken for queue in self._queues.values())
+        return sum(queue.mailbox.taken for queue in tuple(self._queues.values()))
 
     def is_awaited(self, ended: asyncio.AbstractEventLoop | None = None) -> bool:
         """Tell whether anybody waits for a message from any queue, on a loop that has not ended."""
-        return any(queue.mailbox.is_awaited_outside(ended) for queue in self._queues.values())
+        queues = tuple(self._queues.values())
+        return any(queue.mailbox.is_awaited_outside(ended) for queue in queues)
 
     def drop_all(self, error: Exception) -> None:
         """Stop listening to any queue; whoever waits gets ``error``."""
         for queue in tuple(self._queues.values()):
             self._forget(queue)
+            queue.demand = 0
             queue.mailbox.close(error)
 
     def _forget(self, queue: Queue) -> None:
@@ -246,7 +246,7 @@ class Workers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def open(self, job: Item, channel: str) -> dict[str, object] | None:
+    def read(self, job: Item, channel: str) -> dict[str, object] | None:
         """Return the message in a job; None if it is garbage.
 
         Raises:

@@ -18,5 +18,7 @@ if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[3]) then
   return -1
 end
 redis.call('RPUSH', KEYS[1], string.format('%013.0f', now + ARGV[4]) .. ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
 return redis.call('PUBLISH', ARGV[1], '')

@@ -221,9 +221,9 @@ async def test_a_loop_that_keeps_sending_becomes_home_without_a_loss(
 
 async def test_sync_verbs_refuse_a_running_loop(layer: MultiplexedChannelLayer) -> None:
     """On a running loop `layer.sync` says to await instead, and sends nothing."""
-    with pytest.raises(SyncCallFromAsync, match=r"await layer\.group_send"):
+    with pytest.raises(SyncCallFromAsync, match="await the verb of the same name"):
         layer.sync.group_send("room", {"type": "a"})
-    with pytest.raises(RuntimeError, match=r"await layer\.send"):
+    with pytest.raises(RuntimeError, match="await the verb of the same name"):
         layer.sync.send("work", {"type": "a"})
     assert layer.statistics().connection.state == "idle"
 

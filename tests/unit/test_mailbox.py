@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from channels_mpx import mailbox as module
 from channels_mpx.mailbox import Item, Mailbox, Tally
 from tests.helpers import eventually
 
@@ -491,16 +490,6 @@ async def test_skip_a_reader_whose_loop_has_ended(box: Mailbox) -> None:
     reader = await start_reader(box)
     box.put(Letter("a"))
     assert (await asyncio.wait_for(reader, 5)).text == "a"  # type: ignore[attr-defined]
-
-
-def test_release_a_future_twice() -> None:
-    """The second time changes nothing."""
-    loop = asyncio.new_event_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    module.release(future)
-    module.release(future)
-    assert future.result() is None
-    loop.close()
 
 
 async def test_put_from_a_thread_while_readers_come_and_go(make: Callable[..., Mailbox]) -> None:

@@ -1,0 +1,59 @@
+"""Couriers carry jobs in order, and say so when they cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from channels_mpx.couriers import Courier, JobAbandoned, LoopIsGone, Outcome
+
+
+async def test_jobs_of_one_moment_are_delivered_in_order() -> None:
+    """Jobs posted from a thread are called on the loop, in the order of posting."""
+    courier, got = Courier(asyncio.get_running_loop()), list[int]()
+    done = asyncio.Event()
+
+    def post() -> None:
+        for number in range(3):
+            courier.post(lambda number=number: got.append(number))  # type: ignore[misc]
+        courier.post(done.set)
+
+    await asyncio.to_thread(post)
+    await done.wait()
+    assert got == [0, 1, 2]
+    assert not courier.is_loaded
+
+
+def test_closed_loop_takes_no_jobs() -> None:
+    """A courier to a loop that is closed says so, every time, and keeps nothing."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    courier = Courier(loop)
+    for _ in range(2):
+        with pytest.raises(LoopIsGone):
+            courier.post(print)
+    assert not courier.is_loaded
+
+
+async def test_close_refuses_what_was_not_delivered() -> None:
+    """Whoever posted in vain is told, if he can be."""
+    courier, got = Courier(asyncio.get_running_loop()), list[str]()
+    courier.post(lambda: got.append("done"), lambda: got.append("refused"))
+    courier.post(lambda: got.append("done"))
+    courier.close()
+    assert got == ["refused"]
+    await asyncio.sleep(0)
+    assert got == ["refused"]
+    with pytest.raises(LoopIsGone):
+        courier.post(print)
+
+
+def test_outcome_is_abandoned_after_the_deadline() -> None:
+    """A thread does not wait for ever."""
+    outcome: Outcome[int] = Outcome()
+    with pytest.raises(JobAbandoned):
+        outcome.wait(0.01)
+    threading.Timer(0.01, outcome.settle, (5, None)).start()
+    assert outcome.wait(5) == 5

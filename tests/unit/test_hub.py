@@ -1,0 +1,281 @@
+"""One connection for every loop and thread of a process, while homes come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from channels_mpx import LinkLost, LinkUnavailable, SyncCallFromAsync, supervisor
+from channels_mpx.hub import Hub
+from channels_mpx.loops import Home
+from channels_mpx.options import Options
+from channels_mpx.testing import Broker
+from tests.helpers import eventually
+from tests.layers import QUICK, run_script
+
+_brokers = itertools.count()
+
+
+def make_hub() -> Hub:
+    """Return a hub on a broker of its own, whose listener does not care."""
+    return Hub(Options.parse({"hosts": f"memory://hub{next(_brokers)}", **QUICK}))
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Callable[..., Any]]:
+    """Run a coroutine on a loop in another thread; return a concurrent future."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    over = asyncio.Event()
+
+    async def live() -> None:
+        loops.append(asyncio.get_running_loop())
+        await over.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()))
+    thread.start()
+    await eventually(lambda: loops)
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loops[0])
+    loops[0].call_soon_threadsafe(over.set)
+    thread.join()
+
+
+async def ping(hub: Hub) -> Any:
+    return await hub.call(hub.command, b"PING")
+
+
+async def test_hub_without_a_listener_lives_and_ends() -> None:
+    """A hub needs nobody who listens."""
+    hub = make_hub()
+    hub.keep_alive()
+    assert "connecting" in repr(hub)
+    assert await ping(hub) == b"PONG"
+    assert "connected" in repr(hub)
+    await hub.aclose()
+    await hub.aclose()
+    assert hub.state == "idle"
+    assert await ping(hub) == b"PONG"
+    await hub.aclose()
+
+
+def test_hub_ends_with_its_loop() -> None:
+    """A loop that ends takes the connection with it."""
+    hub = make_hub()
+
+    async def live() -> None:
+        hub.keep_alive()
+        await ping(hub)
+
+    asyncio.run(live())
+    assert hub.state == "idle"
+    hub.close()
+
+
+async def test_hub_closes_from_any_loop_and_thread(other: Callable[..., Any]) -> None:
+    """aclose() reaches a home that is somebody else's running loop, and close() does."""
+    hub = make_hub()
+
+    async def settle() -> None:
+        hub.keep_alive()
+        await ping(hub)
+
+    for close in (hub.aclose, lambda: asyncio.to_thread(hub.close)):
+        await asyncio.wrap_future(other(settle()))
+        assert "shared" in repr(hub._residence.current)
+        await close()
+        assert hub.state == "idle"
+    await ping(hub)
+    assert "background" in repr(hub._residence.current)
+    await hub.aclose()
+
+
+async def test_verb_that_raises_at_once_raises_for_its_caller(other: Callable[..., Any]) -> None:
+    """What a verb raises before there is anything to await belongs to whoever called it."""
+    hub = make_hub()
+
+    def verb() -> Any:
+        raise ZeroDivisionError
+
+    await ping(hub)
+    with pytest.raises(ZeroDivisionError):
+        await hub.call(verb)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.to_thread(hub.call_sync, verb)
+    await hub.aclose()
+
+
+async def test_verb_of_a_home_that_is_over_fails() -> None:
+    """What goes on after its home has ended touches nothing of the next one."""
+    hub, gate = make_hub(), asyncio.Event()
+    hub.keep_alive()
+
+    async def late() -> None:
+        await gate.wait()
+        await hub.publish(b"one", b"1")
+
+    task = asyncio.create_task(hub.call(late))
+    await asyncio.sleep(0)
+    await hub.aclose()
+    gate.set()
+    with pytest.raises(LinkLost, match="its event loop ended"):
+        await task
+
+
+async def test_verb_that_is_under_way_when_its_home_ends_is_lost() -> None:
+    """A caller on another loop, or on none, is told that the outcome is not known."""
+    hub = make_hub()
+    begun = threading.Semaphore(0)
+
+    async def hang() -> None:
+        begun.release()
+        await asyncio.Event().wait()
+
+    async def live() -> None:
+        hub.keep_alive()
+        settled.set()
+        for _ in range(2):
+            await asyncio.to_thread(begun.acquire)
+
+    settled = threading.Event()
+    home = asyncio.create_task(asyncio.to_thread(asyncio.run, live()))
+    await asyncio.to_thread(settled.wait)
+    results = await asyncio.gather(
+        hub.call(hang), asyncio.to_thread(hub.call_sync, hang), return_exceptions=True
+    )
+    await home
+    assert [type(result) for result in results] == [LinkLost, LinkLost]
+    await hub.aclose()
+
+
+async def test_home_that_ends_before_it_takes_a_job_is_left_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job that was not begun is done on the next home, and nobody hears of it."""
+    hub = make_hub()
+    await ping(hub)
+    loop = asyncio.new_event_loop()
+    loop.close()
+    find, gone = hub._residence.home, list[Home]()
+    monkeypatch.setattr(
+        hub._residence, "home", lambda receiving: gone.pop() if gone else find(receiving)
+    )
+    gone.append(Home(loop))
+    assert await ping(hub) == b"PONG"
+    gone.append(Home(loop))
+    assert await asyncio.to_thread(hub.call_sync, hub.command, b"PING") == b"PONG"
+    done = threading.Event()
+    gone.append(Home(loop))
+    hub.post(done.set)
+    await eventually(done.is_set)
+    current, hub._residence.current = hub._residence.current, Home(loop)
+    done.clear()
+    hub.tell(done.set)
+    assert done.is_set()
+    hub._residence.current = current
+    await hub.aclose()
+
+
+async def test_nobody_at_home_may_leave_at_any_time() -> None:
+    """Telling an empty house to leave does nothing."""
+    hub = make_hub()
+    assert hub._may_leave()
+    hub._leave()
+    hub._forsake()
+    assert hub.state == "idle"
+
+
+def test_stopped_loop_is_forsaken(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that merely stopped does not keep the process from its connection."""
+    world = Broker()
+    layer = world.layer(**QUICK)
+    loop = asyncio.new_event_loop()
+    channel = loop.run_until_complete(layer.new_channel())
+    layer.sync.close()
+    layer.sync.group_send("room", {"type": "a"})
+    assert "stopped without ending its tasks" in caplog.text
+    assert layer.statistics().connection.state == "connected"
+    assert layer.statistics().channels == 0
+    assert channel
+    tasks = asyncio.all_tasks(loop)
+    assert tasks
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+    assert layer.statistics().connection.state == "connected"
+    layer.sync.group_send("room", {"type": "a"})
+    layer.sync.close()
+
+
+async def test_link_that_lived_long_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delays start from the shortest again after a link that was steady."""
+    monkeypatch.setattr(supervisor, "STEADY", 0)
+    world = Broker()
+    layer = world.layer(timeout=5, reconnect_delay=0.001, max_reconnect_delay=3600)
+    await layer.new_channel()
+    for epoch in range(2, 20):
+        world.kill_connections()
+        await eventually(lambda epoch=epoch: layer.statistics().connection.epoch == epoch)
+        await eventually(lambda: layer.statistics().connection.state == "connected")
+    await layer.close()
+
+
+async def test_sync_close_refuses_a_running_loop() -> None:
+    """It would block the loop."""
+    layer = Broker().layer()
+    with pytest.raises(SyncCallFromAsync, match="await the verb of the same name"):
+        layer.sync.close()
+
+
+FORK = """
+    import os, sys
+    from channels_mpx import LinkUnavailable, MultiplexedChannelLayer
+
+    layer = MultiplexedChannelLayer(hosts=["redis://127.0.0.1:1"], timeout=0.1)
+
+    def attempt():
+        try:
+            layer.sync.send("work", {})
+        except LinkUnavailable:
+            return
+        sys.exit("somebody answers there")
+
+    attempt()
+    child = os.fork()
+    attempt()
+    if child:
+        sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_fork_without_a_link_works_in_parent_and_child() -> None:
+    """A child of a process that only tries to connect begins to try by itself."""
+    run_script(FORK, strict=False)
+
+
+async def _begin(hub: Hub) -> None:
+    hub.keep_alive()
+    await asyncio.sleep(0)
+
+
+def test_loop_that_stopped_while_connecting_is_forsaken() -> None:
+    """There is no link to give up, and the next home tries by itself."""
+    hub = Hub(Options.parse({"hosts": "redis://127.0.0.1:1", "timeout": 0.1}))
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(_begin(hub))
+    assert hub.state == "connecting"
+    asyncio.run(hub.aclose())
+    with pytest.raises(LinkUnavailable):
+        hub.call_sync(hub.command, b"PING")
+    tasks = asyncio.all_tasks(loop)
+    assert tasks
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+    hub.close()
+    assert hub.state == "idle"

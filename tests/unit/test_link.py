@@ -1,0 +1,51 @@
+"""How a link begins, when it hardly does."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis.asyncio.connection import Connection
+
+from channels_mpx.exceptions import LinkUnavailable
+from channels_mpx.link import RedisDialer, _hang_up, _take_over
+from channels_mpx.options import parse_host
+from tests.servers import RedisServer
+from tests.unit.test_resp import Diary, Wire, message
+
+
+async def test_bytes_that_came_with_the_handshake_are_read() -> None:
+    """What the server sent before we took the transport over is not lost."""
+    reader, wire, diary = asyncio.StreamReader(), Wire(), Diary()
+    wire.set_protocol = lambda protocol: None  # type: ignore[method-assign]
+    wire.is_closing = lambda: False  # type: ignore[method-assign]
+    reader.feed_data(message(b"one", b"1"))
+    connection: Any = SimpleNamespace(_reader=reader, _writer=SimpleNamespace(transport=wire))
+    _take_over(connection, diary, "test:1")
+    assert diary.lines == [("message", b"one", b"1")]
+    assert connection._writer is None
+    _hang_up(connection)
+
+
+class Closing(Connection):
+    """A connection whose server hangs up right behind the answer to ROLE."""
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        response = await super().read_response(*args, **kwargs)
+        if isinstance(response, list) and response[0] in (b"master", "master"):
+            self._reader.feed_eof()
+        return response
+
+
+async def test_server_that_hangs_up_after_the_handshake_is_noticed(
+    redis_server: RedisServer,
+) -> None:
+    """An end that was read together with the handshake is not overlooked."""
+    host = parse_host(
+        {"host": redis_server.host, "port": redis_server.port, "connection_class": Closing}
+    )
+    with pytest.raises(LinkUnavailable):
+        link = await RedisDialer(host, "test", 5).dial(Diary())
+        link.lose("the test is over")

@@ -1,0 +1,42 @@
+"""What a process does for all of its channels."""
+
+from __future__ import annotations
+
+import pytest
+
+from channels_mpx.exceptions import LinkLost
+from channels_mpx.memory import MemoryBroker, MemoryDialer
+from channels_mpx.scripts import POP
+from channels_mpx.testing import Broker
+from tests.layers import QUICK, open_layer
+from tests.servers import RedisServer
+from tests.unit.test_resp import Diary
+
+
+async def test_flush_finds_its_queues_among_many_keys(redis_server: RedisServer) -> None:
+    """A scan of many rounds deletes what is ours and leaves the rest."""
+    populate = "for number = 1, 5000 do redis.call('SET', 'strange:' .. number, '') end"
+    redis_server.command("EVAL", populate, 0)
+    async with open_layer(redis_server) as layer:
+        for number in range(3):
+            await layer.send(f"work{number}", {"type": "a"})
+        await layer.flush()
+        assert redis_server.command("DBSIZE") == 5000
+
+
+async def test_group_discard_of_a_channel_that_is_gone_is_silent() -> None:
+    """There is nothing to end."""
+    layer = Broker().layer(**QUICK)
+    channel = await layer.new_channel()
+    await layer.group_discard("room", f"{channel}999")
+    await layer.close()
+
+
+async def test_script_on_a_lost_memory_link_fails() -> None:
+    """A link in memory ends like any other; a broker that has forgotten it does not mind."""
+    broker = MemoryBroker()
+    link = await MemoryDialer(broker, "memory://test").dial(Diary())
+    broker.links.clear()
+    link.lose("the test says so")
+    with pytest.raises(LinkLost):
+        await link.run(POP, (b"key",), ())
