@@ -118,7 +118,10 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             MessageTooLarge: It is over ``max_message_size``; nothing was sent.
             EncodingError: It holds something that cannot travel; nothing was sent.
         """
-        channel = self._find_group(group)
+        try:
+            channel = self._group_channel(group)
+        except TypeError:
+            channel = self._check_group(group)
         payload = self._wrap(Form.GROUP, message)
         life = self._hub.life
         if life is not None and life.loop is asyncio.get_running_loop():

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 #: Calls, and seconds, after which a loop that only sends is taken for a lasting one.
 CALLS_OF_A_LASTING_LOOP = 64
-LASTING = 1.0
+LASTING = 0.1
 
 #: Seconds that jobs under way have to end when their home does.
 GRACE = 0.5

@@ -103,20 +103,26 @@ class RedisLink(asyncio.Protocol):
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
         """See `Link.send`."""
-        if self.is_lost:
-            error = exceptions.LinkLost(address=self.address, reason=self._reason)
-            future.set_exception(error)
-            return
-        if not self._may_write:
-            size = sum(map(_size, command))
-            if self._backlog + size > MAX_BACKLOG:
-                reason = "too much waits to be written"
-                future.set_exception(
-                    exceptions.LinkUnavailable(address=self.address, seconds=0, reason=reason)
-                )
+        if not self._may_write or self.is_lost:
+            error = self._why_not(command)
+            if error is not None:
+                future.set_exception(error)
                 return
-            self._backlog += size
-        self._write(command, future)
+        self._slots.append(future)
+        self._out.append(command)
+        if self._flush_handle is None and self._may_write:
+            self._flush_handle = self._loop.call_soon(self._flush)
+
+    def _why_not(self, command: Command) -> exceptions.LinkError | None:
+        """Return why a command cannot even wait to be written; count it if it can."""
+        if self.is_lost:
+            return exceptions.LinkLost(address=self.address, reason=self._reason)
+        size = sum(map(_size, command))
+        if self._backlog + size > MAX_BACKLOG:
+            reason = "too much waits to be written"
+            return exceptions.LinkUnavailable(address=self.address, seconds=0, reason=reason)
+        self._backlog += size
+        return None
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
         """See `Link.run`. The text travels once for each link, or when Redis has forgotten it."""

@@ -105,7 +105,13 @@ class Traffic:
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[int]:
         """Publish; the future gets how many subscriptions received it. See `command`."""
-        return self.command(b"PUBLISH", channel, payload)
+        link = self.link
+        if link is None:
+            return self.command(b"PUBLISH", channel, payload)
+        self._counters.commands += 1
+        future: asyncio.Future[int] = self.loop.create_future()
+        link.send((b"PUBLISH", channel, payload), future)
+        return future
 
     async def linked(self) -> Link:
         """Return the link, waiting for one if there is none. Raises what `command` does."""
