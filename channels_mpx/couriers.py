@@ -37,6 +37,7 @@ class Courier:
         self._lock = threading.Lock()
         self._is_called = False
         self._is_closed = False
+        self._is_delivering = False
 
     def post(self, job: Job, refuse: Job | None = None) -> None:
         """Have ``job`` called on the loop, in order of posting.
@@ -67,8 +68,8 @@ class Courier:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether jobs have been posted that were not delivered yet."""
-        return bool(self._jobs)
+        """Whether jobs have been posted whose delivery has not ended yet."""
+        return self._is_delivering or bool(self._jobs)
 
     def close(self) -> None:
         """Take no more jobs and refuse those that have not been delivered yet."""
@@ -82,12 +83,14 @@ class Courier:
     def _deliver(self) -> None:
         with self._lock:
             self._is_called = False
+            self._is_delivering = True
             jobs, self._jobs = self._jobs, deque()
         for job, _ in jobs:
             try:
                 job()
             except Exception:  # one job must not cost the others their turn
                 logger.exception("! a job failed")
+        self._is_delivering = False
 
 
 _couriers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Courier]

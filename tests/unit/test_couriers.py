@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from channels_mpx.couriers import Courier, JobAbandoned, LoopIsGone, Outcome
+from tests.helpers import eventually
 
 
 async def test_jobs_of_one_moment_are_delivered_in_order() -> None:
@@ -57,3 +58,14 @@ def test_outcome_is_abandoned_after_the_deadline() -> None:
         outcome.wait(0.01)
     threading.Timer(0.01, outcome.settle, (5, None)).start()
     assert outcome.wait(5) == 5
+
+
+async def test_courier_is_loaded_until_its_jobs_have_ended() -> None:
+    """A home must not be left between the taking of a job and its beginning."""
+    courier = Courier(asyncio.get_running_loop())
+    seen: list[bool] = []
+    courier.post(lambda: seen.append(courier.is_loaded))
+    assert courier.is_loaded
+    await eventually(lambda: seen)
+    assert seen == [True]
+    assert not courier.is_loaded
