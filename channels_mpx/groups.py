@@ -165,7 +165,7 @@ class Groups:
         joining[mailbox] = joining.get(mailbox, 0) + 1
         try:
             await self._hub.join(group.topic, group)
-        except BaseException:
+        except BaseException:  # cancellation too: who gives up must not stay a member
             if joining[mailbox] == 1 and not group.members.get(mailbox, True):
                 self.discard(group.name, mailbox)
             raise

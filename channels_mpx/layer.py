@@ -172,7 +172,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 waiter = mailbox.arrival()
                 try:
                     item = await waiter
-                except BaseException:
+                except BaseException:  # cancellation too: a message in hand goes back
                     mailbox.abandon(waiter)
                     raise
                 if item is None:
@@ -197,7 +197,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             self._hub.post(queue.ask, receiving=True)
             try:
                 job = await queue.mailbox.get()
-            except BaseException:
+            except BaseException:  # cancellation too: nothing may be popped for who has gone
                 self._hub.tell(queue.withdraw)
                 raise
             message = workers.read(job, channel)

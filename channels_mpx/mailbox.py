@@ -202,7 +202,7 @@ class Mailbox:
             waiter = self.arrival()
             try:
                 item = await waiter
-            except BaseException:
+            except BaseException:  # cancellation too: a message in hand goes back
                 self.abandon(waiter)
                 raise
             if item is not None:
