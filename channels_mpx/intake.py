@@ -12,8 +12,8 @@ import time
 from . import envelope, exceptions
 from .codec import Body, Codec
 from .envelope import Envelope, Form
-from .mailbox import Tally
 from .serializers import Message
+from .statistics import Tally
 
 __all__ = ["Intake"]
 

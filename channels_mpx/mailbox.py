@@ -2,7 +2,8 @@
 
 Messages are put on the multiplexer's loop and taken on the consumer's; the two may be the same,
 and may be in different threads. ``put`` never waits: what does not fit is dropped, counted and
-reported once per episode. An episode ends when the consumer has taken everything.
+reported once per episode. An episode ends when the consumer has taken everything. What must not
+be dropped, because there is never much of it, is put with ``force``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from asyncio import _get_running_loop, get_running_loop
 from collections import deque
 from typing import Protocol
 
-__all__ = ["Item", "Mailbox", "Observer", "Tally"]
+from .policies import Overflow
+from .statistics import Tally
+
+__all__ = ["Item", "Mailbox", "Observer"]
 
 
 class Item(Protocol):
@@ -35,24 +39,6 @@ class Observer(Protocol):
         """The episode is over; so many messages were dropped in it."""
 
 
-class Tally:
-    """What became of the messages of one layer."""
-
-    __slots__ = ("delivered", "expired", "full", "malformed", "unknown")
-
-    def __init__(self) -> None:
-        #: Taken by consumers that are gone.
-        self.delivered = 0
-        #: Dropped because nobody took it in time.
-        self.expired = 0
-        #: Dropped because the mailbox was full.
-        self.full = 0
-        #: Dropped because it was no message.
-        self.malformed = 0
-        #: Dropped because its channel is gone.
-        self.unknown = 0
-
-
 class Mailbox:
     """A first-in-first-out queue with two bounds and an expiry.
 
@@ -63,19 +49,20 @@ class Mailbox:
         expiry: Seconds after which a message that waits is dropped; `math.inf`: never.
         tally: Where drops and deliveries are counted as well.
         observer: Told when an episode of drops begins and ends.
+        policy: What to do when it is full.
 
     Attributes:
-        dropped: Messages refused because the mailbox was full.
+        dropped: Messages dropped because the mailbox was full.
         taken: Messages that a consumer got.
     """
 
     __slots__ = (
         "__weakref__",
         "_closed_by",
+        "_episode",
         "_idle_since",
         "_items",
         "_observer",
-        "_overflow",
         "_seen",
         "_tally",
         "_waiters",
@@ -86,6 +73,7 @@ class Mailbox:
         "expiry",
         "max_bytes",
         "name",
+        "policy",
         "taken",
     )
 
@@ -97,11 +85,13 @@ class Mailbox:
         expiry: float,
         tally: Tally,
         observer: Observer,
+        policy: Overflow = Overflow.DROP_NEWEST,
     ) -> None:
         self.name = name
         self.capacity = capacity
         self.max_bytes = max_bytes
         self.expiry = expiry
+        self.policy = policy
         self.dropped = 0
         self.taken = 0
         self._seen = 0
@@ -111,7 +101,7 @@ class Mailbox:
         self.bytes_out = 0
         self._tally = tally
         self._observer = observer
-        self._overflow = 0
+        self._episode = 0
         # An idle consumer has no queue: an empty deque is 600 bytes.
         self._items: deque[Item] | None = None
         self._waiters: list[asyncio.Future[Item | None]] = []
@@ -155,8 +145,7 @@ class Mailbox:
             return False
         if items:
             size = self.bytes_in - self.bytes_out + item.size
-            if len(items) >= self.capacity or size > self.max_bytes:
-                self._refuse()
+            if (len(items) >= self.capacity or size > self.max_bytes) and not self._make_room(item):
                 return False
         elif self._waiters:
             # Whoever waits on this very loop gets it into his hands; the queue stays empty.
@@ -172,6 +161,20 @@ class Mailbox:
             self._wake()
         return True
 
+    def force(self, item: Item) -> None:
+        """Add what must not be dropped, whatever the bounds: there must never be much of it.
+
+        Args:
+            item: Of size 0, which marks it, and arrived at `math.inf`, so that it never expires.
+        """
+        if self._closed_by is not None:
+            return
+        if self._items is None:
+            self._items = deque()
+        self._items.append(item)
+        if self._waiters:
+            self._wake()
+
     def take(self) -> Item | None:
         """Remove and return the oldest message that has not expired; None if there is none."""
         items = self._items
@@ -185,7 +188,7 @@ class Mailbox:
         if item is not None:
             self.bytes_out += item.size
             self.taken += 1
-        if self._overflow:
+        if self._episode:
             self._end_episode()
         return item
 
@@ -277,17 +280,42 @@ class Mailbox:
         while self._waiters:
             self._wake()
 
-    def _refuse(self) -> None:
+    def _make_room(self, item: Item) -> bool:
+        """Drop something, this message or what it is more important than; return whether it fits."""
+        if self._episode and self.policy is Overflow.CLOSE:
+            return False
+        has_room = self.policy is Overflow.DROP_OLDEST and self._drop_oldest(item.size)
+        if not has_room:
+            self._count_drop()
+        return has_room
+
+    def _drop_oldest(self, size: int) -> bool:
+        """Drop the oldest until ``size`` more bytes fit; False if what is left must stay."""
+        items = self._items
+        assert items is not None
+        while items and (
+            len(items) >= self.capacity or self.bytes_in - self.bytes_out + size > self.max_bytes
+        ):
+            try:
+                oldest = next(item for item in items if item.size)
+                items.remove(oldest)
+            except (StopIteration, RuntimeError, ValueError):
+                return False  # nothing may be dropped, or another thread has just taken it
+            self.bytes_in -= oldest.size
+            self._count_drop()
+        return True
+
+    def _count_drop(self) -> None:
         self.dropped += 1
         self._tally.full += 1
-        self._overflow += 1
-        if self._overflow == 1:
+        self._episode += 1
+        if self._episode == 1:
             self._observer.overflowed(self)
 
     def _end_episode(self) -> None:
         """If nothing waits any more, say what was dropped since it was too much."""
-        if self._overflow and not self._items:
-            dropped, self._overflow = self._overflow, 0
+        if self._episode and not self._items:
+            dropped, self._episode = self._episode, 0
             self._observer.relieved(self, dropped)
 
     def _forget(self, waiter: asyncio.Future[Item | None]) -> None:

@@ -17,9 +17,9 @@ from .groups import Groups
 from .hub import Hub
 from .inbox import DirectMailbox, Inbox
 from .intake import Intake
-from .mailbox import Mailbox, Tally
+from .mailbox import Mailbox
 from .serializers import Message
-from .statistics import LayerStatistics
+from .statistics import LayerStatistics, Tally
 from .workers import Workers
 
 __all__ = ["Process"]

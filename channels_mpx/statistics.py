@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-__all__ = ["Counters", "HubStatistics", "LayerStatistics"]
+__all__ = ["Counters", "HubStatistics", "LayerStatistics", "Tally"]
 
 
 @dataclass
@@ -40,6 +40,24 @@ class Counters:
         """A link was lost."""
         self.last_error = reason
         self.reconnections[reason] = self.reconnections.get(reason, 0) + 1
+
+
+class Tally:
+    """What became of the messages of one layer."""
+
+    __slots__ = ("delivered", "expired", "full", "malformed", "unknown")
+
+    def __init__(self) -> None:
+        #: Taken by consumers that are gone.
+        self.delivered = 0
+        #: Dropped because nobody took it in time.
+        self.expired = 0
+        #: Dropped because the mailbox was full.
+        self.full = 0
+        #: Dropped because it was no message.
+        self.malformed = 0
+        #: Dropped because its channel is gone.
+        self.unknown = 0
 
 
 @dataclass(frozen=True)

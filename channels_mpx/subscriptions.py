@@ -19,8 +19,9 @@ from typing import Any
 from . import exceptions
 from .gap import Nobody
 from .hub import Hub
-from .mailbox import Mailbox, Tally
+from .mailbox import Mailbox
 from .names import Kind, Topic
+from .statistics import Tally
 
 __all__ = [
     "ChannelSubscription",

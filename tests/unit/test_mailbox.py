@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from channels_mpx.mailbox import Item, Mailbox, Tally
+from channels_mpx.mailbox import Item, Mailbox
+from channels_mpx.statistics import Tally
 from tests.helpers import eventually
 
 EXPIRY = 500.0
