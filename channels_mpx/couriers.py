@@ -10,7 +10,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["Courier", "JobAbandoned", "LoopIsGone", "Outcome", "after_fork", "courier_to"]
+from . import exceptions
+
+__all__ = [
+    "Courier",
+    "JobAbandoned",
+    "LoopIsGone",
+    "Outcome",
+    "after_fork",
+    "courier_to",
+    "require_no_loop",
+]
 
 logger = logging.getLogger("channels_mpx.multiplexer")
 
@@ -24,6 +34,16 @@ class LoopIsGone(Exception):
 
 class JobAbandoned(Exception):
     """The loop ended while the job was under way; what became of it is not known."""
+
+
+def require_no_loop(verb: str) -> None:
+    """Refuse to block a thread that runs an event loop.
+
+    Raises:
+        SyncCallFromAsync: It does.
+    """
+    if asyncio._get_running_loop() is not None:
+        raise exceptions.SyncCallFromAsync(verb=verb)
 
 
 class Courier:

@@ -2,8 +2,12 @@
 
     MPXError
     ├── ConfigurationError (ValueError)          the settings are wrong
+    ├── InvalidArgument                          a verb cannot use what it was given
+    │   ├── NotCallable (TypeError)              a callback that Python cannot call
+    │   └── InvalidTimeout (ValueError)          no number of seconds
     ├── InvalidName (ValueError)                 a name cannot be used
     │   └── ReservedName                         it lies under the layer's own prefix
+    ├── NotAuthorized (PermissionError)          the consumer does not allow this subscription
     ├── ChannelError                             a channel cannot do what was asked
     │   ├── UnknownChannel                       nobody made it, or its consumer is gone
     │   ├── ForeignChannel                       it belongs to another process
@@ -21,7 +25,13 @@
     │   └── CommandRefused                       Redis answered with an error
     ├── ClosedError                              the object was closed
     │   └── SubscriptionIsClosed
+    │       └── SubscriptionOverflow             by ``overflow="close"``
     ├── InactiveSubscription                     Redis has not confirmed the subscription
+    ├── SubscriptionHasCallback (RuntimeError)   its messages go to ``on_message``
+    ├── PromiseError                             a promise was not kept
+    │   ├── PromiseTimeout (TimeoutError)        nothing came before the deadline
+    │   └── PromiseInterrupted                   the link was lost while it was outstanding
+    │       └── PromiseCancelled                 whoever made it has given it up
     └── SyncCallFromAsync (RuntimeError)         ``layer.sync`` used on a running event loop
 
 The text of an error is the docstring of its class, filled with its attributes: the reference
@@ -42,7 +52,9 @@ __all__ = [
     "EncodingError",
     "ForeignChannel",
     "InactiveSubscription",
+    "InvalidArgument",
     "InvalidName",
+    "InvalidTimeout",
     "LinkError",
     "LinkLost",
     "LinkRefused",
@@ -51,9 +63,17 @@ __all__ = [
     "MembershipFailed",
     "MessageError",
     "NotAGroupMember",
+    "NotAuthorized",
+    "NotCallable",
     "NotConfirmed",
+    "PromiseCancelled",
+    "PromiseError",
+    "PromiseInterrupted",
+    "PromiseTimeout",
     "ReservedName",
+    "SubscriptionHasCallback",
     "SubscriptionIsClosed",
+    "SubscriptionOverflow",
     "SyncCallFromAsync",
     "UnknownChannel",
 ]
@@ -85,12 +105,28 @@ class ConfigurationError(MPXError, ValueError):
     """channels_mpx is configured wrongly: {problem}"""
 
 
+class InvalidArgument(MPXError):
+    """{name} cannot be {value!r}."""
+
+
+class NotCallable(InvalidArgument, TypeError):
+    """{name} must be something that can be called, or None, not {value!r}."""
+
+
+class InvalidTimeout(InvalidArgument, ValueError):
+    """{name} must be a number of seconds, 0 or more{alternative}, not {value!r}."""
+
+
 class InvalidName(MPXError, ValueError):
     """{name!r} is not a name that can be used here: {problem}"""
 
 
 class ReservedName(InvalidName):
     """{name!r} lies under the layer's own prefix {prefix!r}; choose a name outside it."""
+
+
+class NotAuthorized(MPXError, PermissionError):
+    """{consumer} does not allow the {kind} {name!r}: its authorize_subscription() said no."""
 
 
 class ChannelError(MPXError):
@@ -182,8 +218,33 @@ class SubscriptionIsClosed(ClosedError):
     """The subscription {what} is closed; make a new one."""
 
 
+class SubscriptionOverflow(SubscriptionIsClosed):
+    """The subscription {what} was closed because {waiting} messages waited and nobody took them;
+    make a new one, read faster, or choose another overflow."""
+
+
 class InactiveSubscription(MPXError):
     """Redis has not confirmed the subscription to {name!r} yet: wait for its activation."""
+
+
+class SubscriptionHasCallback(MPXError, RuntimeError):
+    """The messages of {what} go to its on_message; make it without one to read them yourself."""
+
+
+class PromiseError(MPXError):
+    """The promise {name!r} was not kept."""
+
+
+class PromiseTimeout(PromiseError, TimeoutError):
+    """Nothing was published on {name!r} within {seconds} s of making the promise."""
+
+
+class PromiseInterrupted(PromiseError):
+    """The promise {name!r} was interrupted, a message for it may have been missed: {reason}"""
+
+
+class PromiseCancelled(PromiseInterrupted):
+    """The promise {name!r} was given up: {reason}"""
 
 
 class SyncCallFromAsync(MPXError, RuntimeError):

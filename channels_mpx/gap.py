@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import time
 from asyncio import AbstractEventLoop
+from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Gap", "Listener", "Nobody"]
+__all__ = ["Gap", "GapWatch", "Listener", "Nobody"]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A gap that is over. What was published in it may be missing; what comes now is complete.
+
+    Attributes:
+        epoch: The number of the link that ended it; the first link of a process has number 1.
+        reason: Why the link before it was lost.
+        seconds: How long it lasted, from the loss until everything wanted was active again.
+    """
+
+    epoch: int
+    reason: str
+    seconds: float
 
 
 class Listener(Protocol):
@@ -15,8 +31,8 @@ class Listener(Protocol):
     def gap_opened(self, reason: str) -> None:
         """The link is lost."""
 
-    def gap_closed(self, seconds: float) -> None:
-        """Everything wanted is active again, after so many seconds."""
+    def gap_closed(self, gap: Gap) -> None:
+        """Everything wanted is active again."""
 
     def tick(self) -> None:
         """Some time has passed: see to what needs it."""
@@ -34,7 +50,7 @@ class Nobody:
     def gap_opened(self, reason: str) -> None:
         """See `Listener`."""
 
-    def gap_closed(self, seconds: float) -> None:
+    def gap_closed(self, gap: Gap) -> None:
         """See `Listener`."""
 
     def tick(self) -> None:
@@ -49,37 +65,41 @@ class Nobody:
         return False
 
 
-class Gap:
+class GapWatch:
     """Notices when gaps open and close, over all links."""
 
     def __init__(self) -> None:
         self._began: float | None = None
+        self._reason = ""
+        self._epoch = 0
         self._missing = 0
 
-    def open(self) -> bool:
+    def open(self, reason: str) -> bool:
         """The link is lost. Returns whether that begins a gap: the last one may not be over."""
         if self._began is not None:
             return False
         self._began = time.monotonic()
+        self._reason = reason
         return True
 
     def forget(self) -> None:
         """Nobody is left who could miss anything."""
         self._began = None
 
-    def linked(self, topics: int) -> float | None:
+    def linked(self, epoch: int, topics: int) -> Gap | None:
         """There is a link again, on which so many topics have to be joined. See `joined`."""
+        self._epoch = epoch
         self._missing = topics
-        return self._seconds_if_over()
+        return self._end_if_over()
 
-    def joined(self) -> float | None:
-        """A topic was confirmed, or refused. Returns the length of a gap that this has ended."""
+    def joined(self) -> Gap | None:
+        """A topic was confirmed, or refused. Returns the gap that this has ended."""
         self._missing -= 1
-        return self._seconds_if_over()
+        return self._end_if_over()
 
-    def _seconds_if_over(self) -> float | None:
+    def _end_if_over(self) -> Gap | None:
         if self._missing > 0 or self._began is None:
             return None
-        seconds = time.monotonic() - self._began
+        gap = Gap(self._epoch, self._reason, time.monotonic() - self._began)
         self._began = None
-        return seconds
+        return gap

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from . import couriers, exceptions, forks
 from .frames import Subscriber
-from .gap import Gap, Listener, Nobody
+from .gap import GapWatch, Listener, Nobody
 from .link import RedisDialer
 from .loops import Home, NoHome, Residence
 from .memory import MemoryDialer, broker
@@ -73,7 +73,7 @@ class Hub:
         )
         self._router = Router()
         self._counters = Counters()
-        self._gap = Gap()
+        self._gap = GapWatch()
         self._dialer = self._make_dialer()
         #: The supervisor at home, while there is a home.
         self.life: Supervisor | None = None

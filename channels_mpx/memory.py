@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,6 +87,7 @@ class MemoryBroker:
             b"ROLE": lambda: [b"master", 0, []],
             b"SCAN": self._scan,
             b"UNLINK": self._unlink,
+            b"PUBSUB": self._pubsub,
             b"LLEN": lambda key: len(self.queues.get(key, ())),
         }
         self._scripts: dict[str, Callable[..., Any]] = {
@@ -159,6 +160,15 @@ class MemoryBroker:
             return 0
         self.queues[key].appendleft(entry)
         return self.publish(bell, b"")
+
+    def _pubsub(self, what: bytes, *names: bytes) -> Any:
+        """Redis documentation, PUBSUB CHANNELS, NUMSUB and NUMPAT."""
+        if what == b"NUMPAT":
+            return len(set().union(*(link.topics[Kind.PATTERN] for link in self.links)))
+        counts = Counter(name for link in self.links for name in link.topics[Kind.CHANNEL])
+        if what == b"CHANNELS":
+            return [name for name in counts if self._glob(names[0]).fullmatch(name)]
+        return [part for name in names for part in (name, counts[name])]
 
     def _scan(self, cursor: bytes, match: bytes, pattern: bytes, *rest: object) -> list[Any]:
         glob = self._glob(pattern)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 from typing import Any
 
-from . import exceptions
+from .couriers import require_no_loop
 from .hub import Hub
+from .ledgers import PromiseBoard
+from .names import encode_name
 from .options import Options
+from .policies import Overflow
+from .promises import PromiseSubscription
+from .reading import Bounds, Callbacks, OnActivation, OnDisconnect, OnGap, OnMessage
+from .registry import Registry
 from .statistics import HubStatistics
-from .subscriptions import (
-    ChannelSubscription,
-    OnActivation,
-    OnDisconnect,
-    OnMessage,
-    PatternSubscription,
-    Registry,
-)
+from .subscriptions import ChannelSubscription, PatternSubscription
 
-__all__ = ["Multiplexer"]
+__all__ = ["Multiplexer", "SyncMultiplexer"]
 
 #: The options that mean something without a channel layer.
 OPTIONS = (
@@ -34,12 +32,15 @@ OPTIONS = (
     "client_name",
 )
 
+#: How much waits for a subscription's callbacks or reader, unless it says otherwise.
+BOUNDS = Bounds()
+
 
 class Multiplexer:
     """One connection to Redis for any number of subscriptions, and for publishing.
 
-    It is built without an event loop, connects on first use, and reconnects for ever. It can be
-    used as an asynchronous context manager.
+    It is built without an event loop, connects on first use, and reconnects for ever, with
+    exponential backoff and jitter. It can be used as an asynchronous context manager.
 
     Args:
         host: Redis, in any of the forms of the setting ``hosts``.
@@ -50,8 +51,31 @@ class Multiplexer:
     """
 
     def __init__(self, host: Any = "redis://localhost:6379", **options: Any) -> None:
-        self._hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
-        self._hub.listener = self._subscriptions = Registry()
+        hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
+        self._set_up(hub)
+        self._owns_hub = True
+        hub.after_fork = self._begin
+        self._begin()
+
+    @classmethod
+    def over(cls, hub: Hub, registry: Registry, board: PromiseBoard) -> Multiplexer:
+        """Return the same API over somebody else's connection, which closing does not end."""
+        self = cls.__new__(cls)
+        self._set_up(hub)
+        self._owns_hub = False
+        self._registry = registry
+        self._board = board
+        return self
+
+    def _set_up(self, hub: Hub) -> None:
+        self._hub = hub
+        #: The same for code without an event loop: ``mpx.sync.publish(channel, payload)``.
+        self.sync = SyncMultiplexer(self, hub)
+
+    def _begin(self) -> None:
+        """Set the state of a process in which nothing has happened yet."""
+        self._hub.listener = self._registry = Registry()
+        self._board = PromiseBoard(self._hub, self._registry)
 
     def __repr__(self) -> str:
         return f"<Multiplexer {self._hub.address} {self._hub.state}>"
@@ -67,60 +91,144 @@ class Multiplexer:
     ) -> None:
         await self.aclose()
 
+    # Subscriptions
+
     def new_channel_subscription(
         self,
-        on_message: OnMessage,
+        on_message: OnMessage | None = None,
         on_disconnect: OnDisconnect | None = None,
         on_activation: OnActivation | None = None,
+        *,
+        on_gap: OnGap | None = None,
+        capacity: int = BOUNDS.capacity,
+        max_bytes: int = BOUNDS.max_bytes,
+        overflow: str | Overflow = BOUNDS.overflow,
     ) -> ChannelSubscription:
         """Return a subscription without channels; add some.
 
-        The callbacks may be anything that Python calls, and may return awaitables.
+        The callbacks may be anything that Python calls, and may return awaitables. They are called
+        one at a time, in order, on the loop that runs now; what they raise is logged and dropped.
 
         Args:
-            on_message: Gets the channel and the payload of each message.
-            on_disconnect: Gets the reason when the link is lost.
+            on_message: Gets the channel and the payload of each message. Without it the messages
+                are there to be read: ``async for message in subscription``.
+            on_disconnect: Gets the reason when the link is lost, when Redis refuses a name, and
+                when the subscription ends by its overflow.
             on_activation: Gets each channel when Redis has confirmed it, again after each loss.
+            on_gap: Gets the `Gap` when everything is active again after a loss.
+            capacity: Messages that may wait for callbacks or readers.
+            max_bytes: Bytes that may wait.
+            overflow: What to do with more: ``drop_newest``, ``drop_oldest``, or ``close``.
+
+        Raises:
+            NotCallable: A callback cannot be called.
+            InvalidArgument: ``capacity`` or ``max_bytes`` is not a positive whole number.
+            ConfigurationError: There is no such ``overflow``.
         """
-        subscription = ChannelSubscription(self._hub, on_message, on_disconnect, on_activation)
-        self._subscriptions.add(subscription)
-        return subscription
+        callbacks = Callbacks(on_message, on_disconnect, on_activation, on_gap)
+        bounds = Bounds(capacity, max_bytes, overflow)
+        return ChannelSubscription(self._hub, self._registry, callbacks, bounds)
 
     def new_pattern_subscription(
         self,
         pattern: str | bytes,
-        on_message: OnMessage,
+        on_message: OnMessage | None = None,
         on_disconnect: OnDisconnect | None = None,
         on_activation: OnActivation | None = None,
+        *,
+        on_gap: OnGap | None = None,
+        capacity: int = BOUNDS.capacity,
+        max_bytes: int = BOUNDS.max_bytes,
+        overflow: str | Overflow = BOUNDS.overflow,
     ) -> PatternSubscription:
         """Return a subscription to a glob pattern; see `new_channel_subscription`.
 
+        What the layer itself sends is never delivered, whatever the pattern.
+
         Raises:
-            ReservedName: The pattern lies under the prefix.
+            InvalidName: The pattern is empty, or neither text nor bytes.
+            ReservedName: It lies under the prefix.
         """
-        subscription = PatternSubscription(
-            self._hub, pattern, on_message, on_disconnect, on_activation
-        )
-        self._subscriptions.add(subscription)
-        return subscription
+        callbacks = Callbacks(on_message, on_disconnect, on_activation, on_gap)
+        bounds = Bounds(capacity, max_bytes, overflow)
+        return PatternSubscription(self._hub, self._registry, pattern, callbacks, bounds)
+
+    def new_promise_subscription(self, prefix: str | bytes) -> PromiseSubscription:
+        """Return a subscription under which promises can be made, each for a name with this prefix.
+
+        All of a process with one prefix are one pattern in Redis.
+
+        Args:
+            prefix: Plain text: ``*?[]`` and the backslash have no special meaning.
+
+        Raises:
+            InvalidName: The prefix is empty, or neither text nor bytes.
+            ReservedName: It lies under the layer's own prefix.
+        """
+        return PromiseSubscription(self._board, prefix)
+
+    # Commands
 
     async def publish(self, channel: str | bytes, payload: str | bytes) -> int:
         """Publish a message; return how many subscriptions Redis gave it to.
 
+        That counts connections: all subscriptions of one process to one name are one.
+
+        Raises:
+            InvalidName: The channel is empty, or neither text nor bytes.
+            LinkError: See `Hub.command`.
+        """
+        name = encode_name(channel)
+        data = payload.encode() if isinstance(payload, str) else payload
+        return await self._hub.call(self._hub.publish, name, data)
+
+    async def pubsub_channels(self, pattern: str | bytes = "*") -> list[bytes]:
+        """Return the channels on the server that somebody is subscribed to, without patterns.
+
+        Args:
+            pattern: Only those that it matches.
+
         Raises:
             LinkError: See `Hub.command`.
         """
-        name = channel.encode() if isinstance(channel, str) else channel
-        data = payload.encode() if isinstance(payload, str) else payload
-        return await self._hub.call(self._hub.publish, name, data)
+        names = await self._hub.call(
+            self._hub.command, b"PUBSUB", b"CHANNELS", encode_name(pattern)
+        )
+        return list(names)
+
+    async def pubsub_numsub(self, *channels: str | bytes) -> dict[bytes, int]:
+        """Return how many connections are subscribed to each channel, without patterns.
+
+        Raises:
+            LinkError: See `Hub.command`.
+        """
+        names = [encode_name(channel) for channel in channels]
+        flat = await self._hub.call(self._hub.command, b"PUBSUB", b"NUMSUB", *names)
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    async def pubsub_numpat(self) -> int:
+        """Return how many distinct patterns are subscribed to; each slows every PUBLISH.
+
+        Raises:
+            LinkError: See `Hub.command`.
+        """
+        count: int = await self._hub.call(self._hub.command, b"PUBSUB", b"NUMPAT")
+        return count
 
     def statistics(self) -> HubStatistics:
         """Return what the connection is doing; cheap enough for once a second."""
         return self._hub.statistics()
 
+    # Life
+
     async def aclose(self) -> None:
-        """Close the connection. Idempotent; the next verb connects again."""
-        await self._hub.aclose()
+        """Close the subscriptions and the connection. Idempotent; the next verb connects again.
+
+        Whoever reads gets `SubscriptionIsClosed`, outstanding promises `PromiseCancelled`.
+        """
+        self._registry.close()
+        if self._owns_hub:
+            await self._hub.aclose()
 
     def close(self) -> None:
         """Do what `aclose` does, from a thread without an event loop.
@@ -128,6 +236,43 @@ class Multiplexer:
         Raises:
             SyncCallFromAsync: On a thread that runs an event loop: await `aclose` there.
         """
-        if asyncio._get_running_loop() is not None:
-            raise exceptions.SyncCallFromAsync(verb="close")
-        self._hub.close()
+        require_no_loop("close")
+        self._registry.close()
+        if self._owns_hub:
+            self._hub.close()
+
+
+class SyncMultiplexer:
+    """A multiplexer's commands for code without an event loop; they block until Redis answers.
+
+    They raise what the awaitable ones raise, and `SyncCallFromAsync` on a thread that runs an
+    event loop.
+
+    Args:
+        multiplexer: Whose commands.
+        hub: The connection.
+    """
+
+    def __init__(self, multiplexer: Multiplexer, hub: Hub) -> None:
+        self._multiplexer = multiplexer
+        self._hub = hub
+
+    def publish(self, channel: str | bytes, payload: str | bytes) -> int:
+        """See `Multiplexer.publish`."""
+        require_no_loop("publish")
+        return self._hub.call_sync(self._multiplexer.publish, channel, payload)
+
+    def pubsub_channels(self, pattern: str | bytes = "*") -> list[bytes]:
+        """See `Multiplexer.pubsub_channels`."""
+        require_no_loop("pubsub_channels")
+        return self._hub.call_sync(self._multiplexer.pubsub_channels, pattern)
+
+    def pubsub_numsub(self, *channels: str | bytes) -> dict[bytes, int]:
+        """See `Multiplexer.pubsub_numsub`."""
+        require_no_loop("pubsub_numsub")
+        return self._hub.call_sync(self._multiplexer.pubsub_numsub, *channels)
+
+    def pubsub_numpat(self) -> int:
+        """See `Multiplexer.pubsub_numpat`."""
+        require_no_loop("pubsub_numpat")
+        return self._hub.call_sync(self._multiplexer.pubsub_numpat)

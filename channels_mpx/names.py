@@ -64,6 +64,21 @@ def escape_glob(name: bytes) -> bytes:
     return _GLOB_SPECIAL.sub(rb"\\\1", name)
 
 
+def encode_name(name: object) -> bytes:
+    """Return a user's channel, pattern, prefix or suffix as Redis gets it.
+
+    Raises:
+        InvalidName: It is empty, or neither text nor bytes.
+    """
+    if not isinstance(name, (str, bytes)):
+        raise exceptions.InvalidName(
+            name=name, problem=f"a name is str or bytes, not {type(name).__name__}"
+        )
+    if not name:
+        raise exceptions.InvalidName(name=name, problem="it is empty")
+    return name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name
+
+
 def parse_direct(channel: str) -> DirectAddress | None:
     """Return where a direct channel lives; None for a worker channel (one without ``!``).
 
@@ -120,6 +135,16 @@ class Namespace:
     def covers(self, name: bytes) -> bool:
         """Tell whether a plain name is one of ours."""
         return name.startswith(self._root)
+
+    def is_exposed_by(self, pattern: bytes) -> bool:
+        """Tell whether a glob pattern may match one of our names; in doubt it may.
+
+        Compared is what stands before the first special character.
+        """
+        literal = _GLOB_SPECIAL.split(pattern, maxsplit=1)[0]
+        if literal == pattern:
+            return self.covers(pattern)
+        return self._root.startswith(literal) or literal.startswith(self._root)
 
     def require_foreign(self, name: bytes) -> None:
         """Refuse a name that a user must not subscribe to.

@@ -13,11 +13,14 @@ from collections.abc import Callable
 
 from . import exceptions
 from .codec import Body, Codec
+from .gap import Gap
 from .groups import Groups
 from .hub import Hub
 from .inbox import DirectMailbox, Inbox
 from .intake import Intake
+from .ledgers import PromiseBoard
 from .mailbox import Mailbox
+from .registry import Registry
 from .serializers import Message
 from .statistics import LayerStatistics, Tally
 from .workers import Workers
@@ -47,6 +50,9 @@ class Process:
         self.groups = Groups(hub, self.intake)
         self.inbox = Inbox(hub, self.intake, self._make_direct_mailbox)
         self.workers = Workers(hub, self.intake, self._make_mailbox)
+        #: The subscriptions of consumers and of `MultiplexedChannelLayer.multiplexer`.
+        self.registry = Registry()
+        self.board = PromiseBoard(hub, self.registry)
         self.inbox.dropped = self.groups.discard_all
         self.inbox.went_dormant = self.groups.suspend
         self.inbox.handlers = {"group_add": self._add_asked, "group_discard": self._discard_asked}
@@ -56,7 +62,7 @@ class Process:
 
     def is_awaited(self) -> bool:
         """See `Listener.is_awaited`."""
-        return self._is_awaited_outside(None)
+        return self.registry.is_awaited() or self._is_awaited_outside(None)
 
     def statistics(self) -> LayerStatistics:
         """Return the numbers; for any thread."""
@@ -139,6 +145,7 @@ class Process:
         error = exceptions.ClosedError(what="The channel layer")
         self.inbox.drop_all(error)
         self.workers.drop_all(error)
+        self.registry.close()
 
     # As the listener of the hub
 
@@ -147,21 +154,25 @@ class Process:
         expiry = self._hub.options.expiry
         self.inbox.reap(expiry)
         self.workers.reap(expiry)
+        self.registry.tick()
 
     def loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
         """See `Listener.loop_ended`: its consumers are gone."""
         self.inbox.forget_loop(loop)
-        return self._is_awaited_outside(loop)
+        is_outlived = self.registry.loop_ended(loop)
+        return self._is_awaited_outside(loop) or is_outlived
 
     def gap_opened(self, reason: str) -> None:
         """See `Listener.gap_opened`: every consumer gets a message, if one is configured."""
+        self.registry.gap_opened(reason)
         if self._hub.options.on_disconnect is not None:
             self._tell_all({"type": self._hub.options.on_disconnect, "reason": reason})
 
-    def gap_closed(self, seconds: float) -> None:
+    def gap_closed(self, gap: Gap) -> None:
         """See `Listener.gap_closed`: every consumer gets a message, if one is configured."""
+        self.registry.gap_closed(gap)
         if self._hub.options.on_reconnect is not None:
-            self._tell_all({"type": self._hub.options.on_reconnect, "seconds": seconds})
+            self._tell_all({"type": self._hub.options.on_reconnect, "seconds": gap.seconds})
 
     def _is_awaited_outside(self, ended: asyncio.AbstractEventLoop | None) -> bool:
         mailboxes = tuple(self.inbox.mailboxes.values())

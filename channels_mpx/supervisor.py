@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 from . import exceptions
 from .backoff import delays
-from .gap import Gap, Listener
+from .gap import Gap, GapWatch, Listener
 from .liveness import Liveness
 from .loops import Home
 from .names import Topic
@@ -71,7 +71,7 @@ class Supervisor:
         router: Router,
         counters: Counters,
         inbox: Topic,
-        gap: Gap,
+        gap: GapWatch,
         listener: Listener,
     ) -> None:
         self.loop = home.loop
@@ -127,12 +127,12 @@ class Supervisor:
         self._close_gap(self._gap.joined())
 
     def _open_gap(self, reason: str) -> None:
-        if self._gap.open():
+        if self._gap.open(reason):
             self._listener.gap_opened(reason)
 
-    def _close_gap(self, seconds: float | None) -> None:
-        if seconds is not None:
-            self._listener.gap_closed(seconds)
+    def _close_gap(self, gap: Gap | None) -> None:
+        if gap is not None:
+            self._listener.gap_closed(gap)
 
     async def live(self) -> None:
         """Keep a link until told to leave or cancelled."""
@@ -210,7 +210,7 @@ class Supervisor:
         logger.info("= linked to %s, epoch %d", link.address, self._counters.epoch)
         wanted = self.traffic.begin(link)
         self._pulse.start(link)
-        self._close_gap(self._gap.linked(wanted))
+        self._close_gap(self._gap.linked(self._counters.epoch, wanted))
         return True
 
     async def _drain(self) -> None:

@@ -19,7 +19,7 @@ from channels_mpx import (
     PatternSubscription,
     ReservedName,
     SubscriptionIsClosed,
-    subscriptions,
+    reading,
 )
 from tests.helpers import eventually
 from tests.layers import QUICK, kill_clients
@@ -306,14 +306,13 @@ async def test_long_bursts_let_the_loop_have_its_turn(mux: Multiplexer) -> None:
     await asyncio.gather(*(mux.publish("one", payload) for payload in burst))
     await eventually(lambda: len(got) == 300)
     assert got == burst
-    assert len(turns) >= 300 // subscriptions.AT_ONCE
+    assert len(turns) >= 300 // reading.AT_ONCE
 
 
 async def test_overflow_is_counted_and_logged_once(
-    mux: Multiplexer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mux: Multiplexer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Callbacks that are too slow lose what does not fit, and the log tells begin and end."""
-    monkeypatch.setattr(subscriptions, "CAPACITY", 5)
     gate = asyncio.Event()
     got: list[bytes] = []
 
@@ -321,7 +320,7 @@ async def test_overflow_is_counted_and_logged_once(
         await gate.wait()
         got.append(payload)
 
-    subscription = mux.new_channel_subscription(on_message)
+    subscription = mux.new_channel_subscription(on_message, capacity=5)
     subscription.add("one")
     await eventually(lambda: mux.statistics().active == 1)
     for number in range(20):

@@ -1,0 +1,48 @@
+"""What callers pass to the verbs, checked where they pass it."""
+
+from __future__ import annotations
+
+import math
+
+from . import exceptions
+
+__all__ = ["require_callable", "require_deadline", "require_timeout"]
+
+
+def require_callable(name: str, value: object) -> None:
+    """Refuse a callback that cannot be called; None is none.
+
+    Raises:
+        NotCallable: It is something else.
+    """
+    if value is not None and not callable(value):
+        raise exceptions.NotCallable(name=name, value=value)
+
+
+def require_deadline(value: object, name: str = "timeout") -> float:
+    """Return a finite number of seconds.
+
+    Raises:
+        InvalidTimeout: It is none, or negative.
+    """
+    if not _is_seconds(value) or math.isinf(value):  # type: ignore[arg-type]
+        raise exceptions.InvalidTimeout(name=name, value=value, alternative="")
+    return float(value)  # type: ignore[arg-type]
+
+
+def require_timeout(value: object, name: str = "timeout") -> float | None:
+    """Return a number of seconds, or None for as long as it takes.
+
+    Raises:
+        InvalidTimeout: It is neither, or negative.
+    """
+    if value is None or value == math.inf:
+        return None
+    if not _is_seconds(value):
+        raise exceptions.InvalidTimeout(name=name, value=value, alternative=", or None")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _is_seconds(value: object) -> bool:
+    # True and False are ints to Python, and a mistake here; NaN is not at least 0.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
