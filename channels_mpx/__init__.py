@@ -1,5 +1,6 @@
 """A Django Channels layer in which one process holds one Redis connection."""
 
+from .callbacks import OnActivation, OnDisconnect, OnGap, OnMessage
 from .exceptions import *  # noqa: F403  (the whole error tree is public)
 from .exceptions import __all__ as _errors
 from .gap import Gap
@@ -7,7 +8,6 @@ from .layer import MultiplexedChannelLayer
 from .ledgers import Promise
 from .multiplexer import Multiplexer
 from .promises import PromiseSubscription
-from .reading import OnActivation, OnDisconnect, OnGap, OnMessage
 from .reception import PubSubMessage
 from .serializers import register_serializer
 from .subscriptions import ChannelSubscription, PatternSubscription

@@ -6,7 +6,7 @@ import math
 
 from . import exceptions
 
-__all__ = ["require_callable", "require_deadline", "require_timeout"]
+__all__ = ["require_callable", "require_deadline", "require_payload", "require_timeout"]
 
 
 def require_callable(name: str, value: object) -> None:
@@ -17,6 +17,23 @@ def require_callable(name: str, value: object) -> None:
     """
     if value is not None and not callable(value):
         raise exceptions.NotCallable(name=name, value=value)
+
+
+def require_payload(value: object, name: str = "payload") -> bytes:
+    """Return what is to be published: bytes as they are, text as UTF-8.
+
+    Raises:
+        InvalidArgument: It is neither, or text that has no UTF-8.
+    """
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise exceptions.InvalidArgument(name=name, required="str or bytes", value=value)
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        required = "text that UTF-8 can carry, or bytes"
+        raise exceptions.InvalidArgument(name=name, required=required, value=value) from error
 
 
 def require_deadline(value: object, name: str = "timeout") -> float:

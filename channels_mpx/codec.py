@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import exceptions
+from .names import REPLY_TO
 from .serializers import SCALARS, JSONSerializer, Message, MsgPackSerializer, Serializer
 
 __all__ = ["Body", "Codec"]
@@ -201,6 +202,7 @@ class Body:
         start: Where the body begins in ``payload``.
         encrypted: Whether it is encrypted.
         arrived: When, in seconds of a monotonic clock; unread for too long, it expires.
+        address: Of a request: where the reply goes.
     """
 
     __slots__ = (
@@ -210,13 +212,20 @@ class Body:
         "_flat",
         "_payload",
         "_start",
+        "address",
         "arrived",
         "is_reported",
         "size",
     )
 
     def __init__(
-        self, codec: Codec, payload: bytes, start: int, encrypted: bool, arrived: float
+        self,
+        codec: Codec,
+        payload: bytes,
+        start: int,
+        encrypted: bool,
+        arrived: float,
+        address: bytes = b"",
     ) -> None:
         self._codec = codec
         self._payload = payload
@@ -227,6 +236,7 @@ class Body:
         #: Whether somebody has been told that it cannot be opened.
         self.is_reported = False
         self.arrived = arrived
+        self.address = address
         self.size = len(payload)
 
     @classmethod
@@ -237,21 +247,25 @@ class Body:
         return body
 
     def open(self) -> Message:
-        """Return the message, a dict of the caller's own.
+        """Return the message, a dict of the caller's own; a request has an address in it.
 
         Raises:
             DecodingError: It is not one; it is so for every receiver.
         """
+        payload = self._payload  # before the look at what another thread sets before it lets go
         if self._flat is not None:
             return self._flat.copy()
         if self._failure is not None:
             raise exceptions.DecodingError(problem=self._failure)
         try:
-            message = self._codec.decode(self._payload[self._start :], self._encrypted)
+            message = self._codec.decode(payload[self._start :], self._encrypted)
         except exceptions.DecodingError as error:
             self._failure = error.problem
             raise
+        if self.address:
+            message[REPLY_TO] = self.address.decode()
         if SCALARS.issuperset(map(type, message.values())):
             self._flat = message
+            self._payload = b""  # or it would take its memory twice while it waits for others
             return message.copy()
         return message

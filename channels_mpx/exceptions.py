@@ -11,7 +11,9 @@
     ├── ChannelError                             a channel cannot do what was asked
     │   ├── UnknownChannel                       nobody made it, or its consumer is gone
     │   ├── ForeignChannel                       it belongs to another process
+    │   ├── OwnedChannel                         its consumer takes the messages itself
     │   ├── MembershipFailed                     its owner could not do what it was asked to
+    │   ├── NoListener                           nobody is there to get a request
     │   └── NotAGroupMember                      a worker channel cannot join a group
     ├── MessageError                             a message cannot travel
     │   ├── EncodingError (TypeError)            the sender's doing: a value has no wire form
@@ -32,6 +34,9 @@
     │   ├── PromiseTimeout (TimeoutError)        nothing came before the deadline
     │   └── PromiseInterrupted                   the link was lost while it was outstanding
     │       └── PromiseCancelled                 whoever made it has given it up
+    ├── NotARequest (ValueError)                 a reply to what was no request
+    ├── RemoteError                              whoever got the request has failed
+    ├── RequestTimeout (TimeoutError)            no reply before the deadline
     └── SyncCallFromAsync (RuntimeError)         ``layer.sync`` used on a running event loop
 
 The text of an error is the docstring of its class, filled with its attributes: the reference
@@ -40,6 +45,7 @@ page, the traceback and the source say the same sentence. No text ever holds a p
 
 from __future__ import annotations
 
+import sys
 from inspect import cleandoc
 
 __all__ = [
@@ -62,14 +68,19 @@ __all__ = [
     "MPXError",
     "MembershipFailed",
     "MessageError",
+    "NoListener",
     "NotAGroupMember",
+    "NotARequest",
     "NotAuthorized",
     "NotCallable",
     "NotConfirmed",
+    "OwnedChannel",
     "PromiseCancelled",
     "PromiseError",
     "PromiseInterrupted",
     "PromiseTimeout",
+    "RemoteError",
+    "RequestTimeout",
     "ReservedName",
     "SubscriptionHasCallback",
     "SubscriptionIsClosed",
@@ -77,6 +88,15 @@ __all__ = [
     "SyncCallFromAsync",
     "UnknownChannel",
 ]
+
+
+if sys.version_info < (3, 11):
+    # There `except asyncio.TimeoutError`, which RedisMPX's users write, means another class.
+    from asyncio import TimeoutError as _AsyncioTimeout
+else:
+
+    class _AsyncioTimeout:
+        """The builtin TimeoutError is asyncio's."""
 
 
 class MPXError(Exception):
@@ -106,7 +126,7 @@ class ConfigurationError(MPXError, ValueError):
 
 
 class InvalidArgument(MPXError):
-    """{name} cannot be {value!r}."""
+    """{name} must be {required}, not {value!r}."""
 
 
 class NotCallable(InvalidArgument, TypeError):
@@ -142,8 +162,18 @@ class ForeignChannel(ChannelError):
     it. Call receive() with a name that new_channel() returned in this process."""
 
 
+class OwnedChannel(ChannelError):
+    """The channel {channel!r} belongs to a consumer that takes its messages itself; handle them
+    there, or make another channel with new_channel() to call receive() with."""
+
+
 class MembershipFailed(ChannelError):
     """The process that owns the channel {channel!r} could not do it: {text}"""
+
+
+class NoListener(ChannelError):
+    """Nobody is there to get a request to {channel!r}: its consumer or its process is gone, or
+    nobody reads this worker channel. The request was not handled."""
 
 
 class NotAGroupMember(ChannelError):
@@ -235,7 +265,7 @@ class PromiseError(MPXError):
     """The promise {name!r} was not kept."""
 
 
-class PromiseTimeout(PromiseError, TimeoutError):
+class PromiseTimeout(PromiseError, TimeoutError, _AsyncioTimeout):
     """Nothing was published on {name!r} within {seconds} s of making the promise."""
 
 
@@ -245,6 +275,23 @@ class PromiseInterrupted(PromiseError):
 
 class PromiseCancelled(PromiseInterrupted):
     """The promise {name!r} was given up: {reason}"""
+
+
+class NotARequest(MPXError, ValueError):
+    """The event {type!r} says nothing about where a reply goes: it was sent with send() or
+    group_send(), not with request(). Pass the very event that the handler got."""
+
+
+class RemoteError(MPXError):
+    """Whoever got the request to {channel!r} has failed: {type}: {text}"""
+
+    type: str
+    text: str
+
+
+class RequestTimeout(MPXError, TimeoutError):
+    """No reply to the request to {channel!r} within {seconds} s; it may or may not have been
+    handled."""
 
 
 class SyncCallFromAsync(MPXError, RuntimeError):

@@ -54,6 +54,8 @@ class Hub:
         self.after_fork: Callable[[], None] = lambda: None
         #: Told about the connection; whoever uses the hub puts itself here.
         self.listener: Listener = Nobody()
+        #: Tells whether nothing is outstanding that would not survive a move of the connection.
+        self.may_move: Callable[[], bool] = lambda: True
         self._begin()
         forks.register(self)
 
@@ -64,12 +66,9 @@ class Hub:
         """Set the state of a process that has not connected yet."""
         self.process = new_process_name()
         self.inbox = Topic(Kind.CHANNEL, self.names.inbox(self.process))
+        name = f"channels_mpx[{self.process}]"
         self._residence = Residence(
-            self._move_in,
-            self._leave,
-            self._may_leave,
-            self._forsake,
-            f"channels_mpx[{self.process}]",
+            self._move_in, self._leave, self._may_leave, self._forsake, name
         )
         self._router = Router()
         self._counters = Counters()
@@ -83,7 +82,7 @@ class Hub:
         if host.memory is not None:
             return MemoryDialer(broker(host.memory), f"memory://{host.memory}")
         client_name = self.options.client_name or f"channels_mpx:{self._project}:{os.getpid()}"
-        return RedisDialer(host, client_name, self.options.timeout)
+        return RedisDialer(host, client_name, self.options.step_timeout)
 
     # For callers on any loop and in any thread
 
@@ -130,8 +129,10 @@ class Hub:
             except couriers.JobAbandoned as error:
                 raise self._lost("its event loop ended") from error
 
-    def call_sync(self, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
+    def call_sync(self, verb: Callable[..., Awaitable[T]], *args: Any, allowance: float = 0) -> T:
         """Call a verb on the home loop from a thread without a loop, and block until it ends.
+
+        The verb has a deadline of its own, beyond ``timeout`` by ``allowance`` seconds at most.
 
         Raises:
             LinkLost: The home loop ended, or was blocked, while the verb was under way.
@@ -139,8 +140,7 @@ class Hub:
         while True:
             home = self._find_home(False)
             try:
-                # The verb has a deadline of its own; this one is for a loop that is blocked.
-                return home.call_sync(self.options.timeout * 2, verb, *args)
+                return home.call_sync(allowance + self.options.timeout * 2, verb, *args)
             except couriers.LoopIsGone:
                 continue
             except couriers.JobAbandoned as error:
@@ -160,7 +160,8 @@ class Hub:
                 act(*args)
                 return
             with contextlib.suppress(couriers.LoopIsGone):
-                home.courier.post(lambda: act(*args))
+                # If home ends first, it is done while home ends.
+                home.courier.post(job := lambda: self.tell(act, *args), job)
                 return
 
     def tell(self, act: Callable[..., object], *args: Any) -> None:
@@ -195,6 +196,7 @@ class Hub:
             epoch=counters.epoch,
             last_error=counters.last_error,
             reconnections=dict(counters.reconnections),
+            refused=dict(counters.refused),
             wanted=router.wanted,
             active=router.active,
             patterns=router.patterns,
@@ -246,9 +248,7 @@ class Hub:
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
         """Run a script and return its result. Raises what `command` does."""
-        link = await self._here.linked()
-        self._counters.commands += 1
-        return await link.run(script, keys, args)
+        return await self._here.run(script, keys, args)
 
     async def join(self, topic: Topic, subscriber: Subscriber) -> None:
         """Subscribe, and return when Redis has confirmed it.
@@ -264,6 +264,8 @@ class Hub:
 
     def want(self, topic: Topic, subscriber: Subscriber) -> bool:
         """Note the wish for a topic; return whether it is active already."""
+        if self.life is None:  # home is just ending, and the next one will join it
+            return self._router.subscribe(topic, subscriber)
         return self._here.want(topic, subscriber)
 
     def leave(self, topic: Topic, subscriber: Subscriber) -> None:
@@ -311,6 +313,7 @@ class Hub:
         finally:
             if self.life is life:
                 self.life = None
+            home.courier.close()
             is_missed = not life.is_leaving and self.listener.loop_ended(home.loop)
             if not is_missed and not (life.is_leaving and self.listener.is_awaited()):
                 self._gap.forget()
@@ -323,16 +326,14 @@ class Hub:
     def _may_leave(self) -> bool:
         """Tell whether nothing is under way, so that leaving is a matter of a moment."""
         life = self.life
-        if life is None:
-            return True
-        link = life.traffic.link
-        return not life.is_needed and (link is None or not link.in_flight)
+        return life is None or (not life.is_busy and self.may_move())
 
     def _forsake(self) -> None:
         life, self.life = self.life, None
         if life is not None:
             life.forsake()
-            self.listener.loop_ended(life.loop)
+            if not self.listener.loop_ended(life.loop):
+                self._gap.forget()
 
     def _lost(self, reason: str) -> exceptions.LinkLost:
         return exceptions.LinkLost(address=self.address, reason=reason)

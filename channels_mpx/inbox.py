@@ -1,4 +1,4 @@
-"""The one Redis channel of a process: direct channels, and what processes ask of each other.
+"""The one Redis channel of a process: direct channels, requests and replies.
 
 A direct channel is a number behind the process's inbox, so making one costs no I/O and ten
 thousand consumers cost one subscription. It lives as long as its name: `ChannelName` is a string
@@ -14,25 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
-from . import envelope, exceptions
-from .envelope import Form
+from . import exceptions
+from .codec import Body
+from .correlation import FULL, GONE, Correlation
+from .envelope import Envelope, Form
 from .hub import Hub
 from .intake import Intake
 from .mailbox import Item, Mailbox
 from .names import Topic
 
 __all__ = ["ChannelName", "DirectMailbox", "Inbox"]
-
-logger = logging.getLogger("channels_mpx.layer")
-
-Handler = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class ChannelName(str):
@@ -56,18 +52,25 @@ class DirectMailbox(Mailbox):
         local: The channel's name behind the ``!``.
         loop: Where its consumer runs.
         is_dormant: Whether it has left its groups because nobody reads.
+        is_owned: Whether a consumer takes the messages itself, for as long as it lives.
     """
 
-    __slots__ = ("is_dormant", "local", "loop", "watch")
+    __slots__ = ("is_dormant", "is_owned", "local", "loop", "watch")
 
     local: bytes
     loop: asyncio.AbstractEventLoop
     watch: _NameWatch
     is_dormant: bool
+    is_owned: bool
+
+    def addresses(self) -> list[bytes]:
+        """Return where the replies go of the requests that wait in it."""
+        bodies = (item for item in tuple(self._items or ()) if isinstance(item, Body))
+        return [body.address for body in bodies if body.address]
 
 
 class Inbox:
-    """Makes direct channels and gives each its messages; asks other processes for things.
+    """Makes direct channels and gives each its messages.
 
     Args:
         hub: The connection.
@@ -82,16 +85,15 @@ class Inbox:
         self._intake = intake
         self._make_mailbox = make_mailbox
         self._numbers = itertools.count(1)
-        self._tokens = itertools.count(1)
         self._by_local: dict[bytes, DirectMailbox] = {}
         #: Mailboxes by the full name of their channel.
         self.mailboxes: dict[str, DirectMailbox] = {}
         self._collected: deque[bytes] = deque()
-        self._answers: dict[int, asyncio.Future[tuple[str | None, str]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
-        #: What other processes may ask for, by name.
-        self.handlers: dict[str, Handler] = {}
+        #: The requests of this process that wait for replies.
+        self.correlation = Correlation(hub, intake, self)
+        #: Called on the reader with what another process asks of this one.
+        self.asked: Callable[[bytes, Envelope], object] = lambda payload, header: None
         #: Called with a mailbox that is dropped.
         self.dropped: Callable[[Mailbox], object] = lambda mailbox: None
         #: Called with a mailbox that goes dormant.
@@ -120,7 +122,7 @@ class Inbox:
         mailbox = self._make_mailbox(text)
         mailbox.local = number
         mailbox.loop = loop
-        mailbox.is_dormant = False
+        mailbox.is_dormant = mailbox.is_owned = False
         mailbox.watch = _NameWatch(name, self._name_collected)
         mailbox.watch.local = number
         self._by_local[number] = self.mailboxes[text] = mailbox
@@ -159,12 +161,20 @@ class Inbox:
             elif mailbox.idle(now) > expiry:
                 if mailbox.loop is here:
                     mailbox.expire(now)
-                if not mailbox.is_dormant:
+                if not mailbox.is_dormant and not mailbox.is_owned:
                     mailbox.is_dormant = True
                     self.went_dormant(mailbox)
 
+    def drop(self, channel: str) -> None:
+        """End a channel at once; whoever waits for a message gets `ClosedError`. Idempotent."""
+        mailbox = self.mailboxes.get(channel)
+        if mailbox is not None:
+            self._drop(mailbox.local)
+            mailbox.close(exceptions.ClosedError(what=f"The channel {mailbox.name}"))
+
     def drop_all(self, error: Exception) -> None:
-        """End every channel; whoever waits for a message gets ``error``."""
+        """End every channel; whoever waits for a message or a reply gets ``error``."""
+        self.correlation.drop_all(error)
         for local in tuple(self._by_local):
             mailbox = self._by_local[local]
             self._drop(local)
@@ -181,7 +191,10 @@ class Inbox:
             mailbox.clear()
 
     def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Drop the channels of consumers on a loop that has ended."""
+        """Drop the channels of consumers on a home loop that has ended, and what was asked there."""
+        reason = "its event loop ended"
+        error = exceptions.LinkLost(address=self._hub.address, reason=reason)
+        self.correlation.drop_all(error)
         for mailbox in tuple(self._by_local.values()):
             if mailbox.loop is loop:
                 self._drop(mailbox.local)
@@ -198,6 +211,8 @@ class Inbox:
         mailbox = self._by_local.pop(local)
         del self.mailboxes[mailbox.name]
         self._intake.tally.delivered += mailbox.taken
+        for address in mailbox.addresses():
+            self.correlation.bounce(address, GONE)
         self.dropped(mailbox)
 
     # Messages, on the reader
@@ -207,17 +222,19 @@ class Inbox:
         header = self._intake.unwrap(payload, channel)
         if header is None:
             return
-        form, _, local, _ = header
+        form, _, target, _, address = header
         if form is Form.DIRECT:
-            mailbox = self._by_local.get(local)
-            if mailbox is not None:
-                mailbox.put(self._intake.body(payload, header))
-            else:
+            mailbox = self._by_local.get(target)
+            if mailbox is None:
                 self._intake.tally.unknown += 1
+                if address:
+                    self.correlation.bounce(address, GONE)
+            elif not mailbox.put(self._intake.body(payload, header)) and address:
+                self.correlation.bounce(address, FULL)
+        elif form is Form.REPLY or form is Form.FAILURE:
+            self.correlation.settle(form, target, self._intake.body(payload, header))
         elif form is Form.CONTROL:
-            request = self._intake.open(self._intake.body(payload, header), "the inbox")
-            if request is not None:
-                self._control(request)
+            self.asked(payload, header)
         elif form is not Form.PROBE:
             self._intake.reject_form(form, channel)
 
@@ -225,86 +242,9 @@ class Inbox:
         """See `Subscriber.activated`."""
 
     def interrupted(self, reason: str) -> None:
-        """See `Subscriber.interrupted`."""
+        """See `Subscriber.interrupted`: replies that were on their way are missed."""
+        self.correlation.interrupted(reason)
 
     def refused(self, topic: Topic, error: Exception) -> None:
         """See `Subscriber.refused`: the next channel asks again."""
         self._is_open = False
-
-    # Requests between processes, on the home loop
-
-    async def ask(self, channel: str, process: str, verb: str, **arguments: str) -> None:
-        """Ask the owner of a channel to do something, and return when it has.
-
-        Args:
-            channel: A direct channel of another process.
-            process: That process.
-            verb: The name of the handler there.
-            arguments: For the handler.
-
-        Raises:
-            UnknownChannel: The process, or the channel in it, is gone.
-            MembershipFailed: The owner could not do it.
-            NotConfirmed: It did not answer in time.
-        """
-        hub = self._hub
-        await hub.join(hub.inbox, self)
-        token = next(self._tokens)
-        answer: asyncio.Future[tuple[str | None, str]]
-        answer = asyncio.get_running_loop().create_future()
-        self._answers[token] = answer
-        request = {"verb": verb, "channel": channel, **arguments}
-        try:
-            heard = await self._tell(process, {**request, "token": token, "from": hub.process})
-            if not heard:
-                raise exceptions.UnknownChannel(channel=channel)
-            await asyncio.wait([answer], timeout=hub.options.timeout)
-            if not answer.done():
-                raise exceptions.NotConfirmed(
-                    address=hub.address,
-                    what=f"through its owner that {channel!r} did {verb}",
-                    seconds=hub.options.timeout,
-                )
-            error, text = answer.result()
-            if error == "UnknownChannel":
-                raise exceptions.UnknownChannel(channel=channel)
-            if error is not None:
-                raise exceptions.MembershipFailed(channel=channel, text=text)
-        finally:
-            del self._answers[token]
-            answer.cancel()
-
-    def _tell(self, process: str, message: dict[str, Any]) -> Awaitable[int]:
-        codec = self._intake.codec
-        payload = envelope.wrap(Form.CONTROL, codec.encode(message), codec.encrypts)
-        return self._hub.publish(self._hub.names.inbox(process), payload)
-
-    def _control(self, message: dict[str, Any]) -> None:
-        verb, token = message.get("verb"), message.get("token")
-        texts = [message.get(key, "") for key in ("verb", "from", "channel", "group")]
-        if not isinstance(token, int) or not all(isinstance(t, str) and t.isascii() for t in texts):
-            error = exceptions.DecodingError(problem="a request of another form")
-            self._intake.reject("the inbox", error)
-        elif verb == "answer":
-            answer = self._answers.get(token)
-            if answer is not None and not answer.done():  # else whoever asked has given up
-                answer.set_result((message.get("error"), str(message.get("text"))))
-        elif verb in self.handlers and {"from", "channel", "group"} <= message.keys():
-            task = asyncio.ensure_future(self._obey(self.handlers[verb], message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            error = exceptions.DecodingError(problem=f"an unknown request {verb!r}")
-            self._intake.reject("the inbox", error)
-
-    async def _obey(self, handler: Handler, message: dict[str, Any]) -> None:
-        """Do what another process asks for, and tell it what came of it."""
-        answer: dict[str, Any] = {"verb": "answer", "token": message["token"], "error": None}
-        try:
-            await handler(message)
-        except exceptions.MPXError as error:
-            answer |= {"error": type(error).__name__, "text": str(error)}
-        try:
-            await self._tell(message["from"], answer)
-        except exceptions.LinkError as error:
-            logger.info("could not answer process %s: %s", message["from"], error)

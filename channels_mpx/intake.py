@@ -12,6 +12,7 @@ import time
 from . import envelope, exceptions
 from .codec import Body, Codec
 from .envelope import Envelope, Form
+from .lag import LagMeter
 from .serializers import Message
 from .statistics import Tally
 
@@ -34,6 +35,8 @@ class Intake:
     def __init__(self, codec: Codec, tally: Tally) -> None:
         self.codec = codec
         self.tally = tally
+        #: How long messages took to come here; without those that waited in a worker's queue.
+        self.lag = LagMeter()
         self._last_garbage = -EPISODE
 
     def unwrap(self, payload: bytes, channel: bytes) -> Envelope | None:
@@ -53,7 +56,11 @@ class Intake:
 
     def body(self, payload: bytes, header: Envelope) -> Body:
         """Return what mailboxes share, not decoded yet."""
-        return Body(self.codec, payload, header[3], header[1], time.monotonic())
+        form, is_encrypted, _, start, address = header
+        arrived, lag = time.monotonic(), self.lag
+        if arrived >= lag.due and form is not Form.WORKER:
+            lag.take(arrived, envelope.sent_at(payload))
+        return Body(self.codec, payload, start, is_encrypted, arrived, address)
 
     def open(self, body: Body, channel: str) -> Message | None:
         """Decode for one receiver; None if it is garbage, which counts once for all receivers."""

@@ -7,38 +7,26 @@ at home (see `loops`), which costs nothing when the caller is there already.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
-from . import envelope, exceptions
+from . import exceptions
 from .codec import Body, Codec
 from .envelope import Form
 from .hub import Hub
-from .names import parse_direct
+from .multiplexer import Multiplexer
 from .options import Options
-from .process import Process
+from .preparation import Preparation
+from .process import Desk, Process
 from .serializers import Message, find_serializer
 from .statistics import LayerStatistics
-from .sync import Prepared, SyncVerbs
+from .sync import SyncVerbs
 
 __all__ = ["MultiplexedChannelLayer"]
-
-# Channels 4.3 gave its name checks new names and deprecated the old ones.
-_require_channel_name: Callable[[BaseChannelLayer, Any], object] = getattr(
-    BaseChannelLayer, "require_valid_channel_name", BaseChannelLayer.valid_channel_name
-)
-_require_group_name: Callable[[BaseChannelLayer, Any], object] = getattr(
-    BaseChannelLayer, "require_valid_group_name", BaseChannelLayer.valid_group_name
-)
-
-#: Names whose check and whose place in Redis are remembered.
-REMEMBERED_NAMES = 4096
 
 
 class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
@@ -67,6 +55,14 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     ChannelFull = ChannelFull
     MessageTooLarge = MessageTooLarge
 
+    # Channels 4.3 gave its name checks new names and deprecated the old ones.
+    require_valid_channel_name = getattr(
+        BaseChannelLayer, "require_valid_channel_name", BaseChannelLayer.valid_channel_name
+    )
+    require_valid_group_name = getattr(
+        BaseChannelLayer, "require_valid_group_name", BaseChannelLayer.valid_group_name
+    )
+
     def __init__(self, **config: Any) -> None:
         self.options = options = Options.parse(config)
         super().__init__(options.expiry, options.capacity)
@@ -77,11 +73,12 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             find_serializer(options.serializer_format), options.symmetric_encryption_keys
         )
         self._hub = Hub(options, _project_name())
+        self._preparation = Preparation(self, self._hub, self.codec)
+        self._group_channel = self._preparation.group_channel
+        self._wrap = self._preparation.wrap
         #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
-        self.sync = SyncVerbs(self, self._hub)
+        self.sync = SyncVerbs(self._preparation, self._hub)
         self._hub.after_fork = self._begin
-        self._group_channel = functools.lru_cache(REMEMBERED_NAMES)(self._check_group)
-        self._address = functools.lru_cache(REMEMBERED_NAMES)(self._check_channel)
         self._begin()
 
     def __repr__(self) -> str:
@@ -90,8 +87,12 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""
         self._process = process = Process(self._hub, self.codec, self.get_capacity)
+        self._preparation.process = process
         self._mailboxes = process.inbox.mailboxes
         self._hub.listener = process
+        #: Subscriptions, promises and plain messages, over the layer's own connection. Closing it
+        #: ends those of consumers too, and leaves the connection.
+        self.multiplexer = Multiplexer.over(self._hub, process.registry, process.board)
 
     # Sending
 
@@ -106,7 +107,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             MessageTooLarge: It is over ``max_message_size``; nothing was sent.
             EncodingError: It holds something that cannot travel; nothing was sent.
         """
-        verb, args = self.prepare_send(channel, message)
+        verb, args = self._preparation.send(channel, message)
         await self._hub.call(verb, *args)
 
     async def group_send(self, group: str, message: Message) -> None:
@@ -121,13 +122,67 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         try:
             channel = self._group_channel(group)
         except TypeError:
-            channel = self._check_group(group)
+            channel = self._preparation.find_group(group)
         payload = self._wrap(Form.GROUP, message)
         life = self._hub.life
         if life is not None and life.loop is asyncio.get_running_loop():
             await life.traffic.publish(channel, payload)
         else:
             await self._hub.call(self._hub.publish, channel, payload)
+
+    # Asking
+
+    async def request(
+        self, channel: str, message: Message, timeout: float | None = None
+    ) -> Message:
+        """Send a request to one channel, direct or worker, and return the reply.
+
+        Whoever receives it answers with `reply`, from whatever process. It is handled at most
+        once; of several replies the first counts. Cancelling stops the waiting, not the handling.
+
+        Args:
+            channel: Where it goes.
+            message: What the receiver gets, and the key ``mpx.reply_to`` in addition.
+            timeout: Seconds for all of it; None: the option ``timeout``.
+
+        Raises:
+            NoListener: Nobody is there, if Redis or the channel's process can tell.
+            RemoteError: Whoever handled it has failed.
+            RequestTimeout: There was no reply in time.
+            LinkLost: The connection was lost meanwhile, and the reply perhaps with it.
+            ChannelFull: ``capacity`` messages wait there already, in whatever process.
+            ClosedError: The layer was closed meanwhile.
+            MessageTooLarge, EncodingError: As `send`.
+            InvalidTimeout: ``timeout`` is no number of seconds.
+        """
+        verb, args = self._preparation.request(channel, message, timeout)
+        reply: Message = await self._hub.call(verb, *args)
+        return reply
+
+    async def reply(self, event: Message, message: Message) -> None:
+        """Answer a request. Returns when Redis has taken the reply.
+
+        If nobody waits for it any more it is counted and dropped, and nothing is raised.
+
+        Args:
+            event: What the handler got.
+            message: What `request` returns.
+
+        Raises:
+            NotARequest: The event is none.
+            MessageTooLarge, EncodingError: As `send`; the asker still waits.
+        """
+        verb, args = self._preparation.reply(event, message)
+        await self._hub.call(verb, *args)
+
+    async def reply_error(self, event: Message, error: BaseException) -> None:
+        """Answer a request with an error, of which the asker gets class and text: `RemoteError`.
+
+        Raises:
+            NotARequest: The event is none.
+        """
+        verb, args = self._preparation.reply_error(event, error)
+        await self._hub.call(verb, *args)
 
     # Receiving
 
@@ -141,7 +196,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Args:
             prefix: The beginning of the name.
         """
-        _require_channel_name(self, f"{prefix}{self._hub.process}!0000000000")
+        self.require_valid_channel_name(f"{prefix}{self._hub.process}!0000000000")
         loop = asyncio.get_running_loop()
         return await self._hub.call(self._process.inbox.open, prefix, loop, receiving=True)
 
@@ -156,11 +211,14 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Raises:
             ForeignChannel: It is a direct channel of another process.
             UnknownChannel: It is a direct channel that does not exist.
-            ClosedError: The layer was closed while waiting.
+            OwnedChannel: Its consumer takes the messages itself.
+            ClosedError: The layer was closed, or the channel ended, while waiting.
         """
         mailbox = self._mailboxes.get(channel) if isinstance(channel, str) else None
         if mailbox is None:
             return await self._receive_job(channel)
+        if mailbox.is_owned:
+            raise exceptions.OwnedChannel(channel=str(channel))
         if mailbox.is_dormant:
             await self._hub.call(self._process.wake, mailbox, receiving=True)
         while True:
@@ -186,7 +244,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def _receive_job(self, channel: str) -> Message:
         """Receive from a worker channel, or say why this name cannot be received from."""
-        process, local = self._find_address(channel)
+        process, local = self._preparation.find_address(channel)
         if local is not None:
             if process == self._hub.process:
                 raise exceptions.UnknownChannel(channel=channel)
@@ -204,6 +262,26 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             if message is not None:
                 return message
 
+    async def clean_channel(self, channel: str) -> None:
+        """End a direct channel of this process at once, with its memberships and what waits there.
+
+        Whoever waits in `receive` gets `ClosedError`. Nothing happens for any other channel.
+        """
+        if channel not in self._mailboxes:
+            return
+        if self._hub.life is None:
+            self._process.inbox.drop(channel)
+        else:
+            await self._hub.call(self._process.end, channel)
+
+    def desk(self, channel: str) -> Desk:
+        """Give a direct channel of this process to a consumer that takes the messages itself.
+
+        Raises:
+            UnknownChannel: It is not one.
+        """
+        return self._process.desk(channel)
+
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -219,7 +297,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             NotAGroupMember: It is a worker channel.
             CommandRefused: Redis does not allow the group's channel to this user.
         """
-        verb, args = self.prepare_membership(True, group, channel)
+        verb, args = self._preparation.membership(True, group, channel)
         await self._hub.call(verb, *args)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -227,7 +305,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Returns when nothing is delivered through it any more.
         """
-        verb, args = self.prepare_membership(False, group, channel)
+        verb, args = self._preparation.membership(False, group, channel)
         await self._hub.call(verb, *args)
 
     # Life
@@ -261,72 +339,6 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def statistics(self) -> LayerStatistics:
         """Return what the layer does in this process; cheap enough for once a second."""
         return self._process.statistics()
-
-    # What a verb needs, checked and encoded where it was called
-
-    def prepare_send(self, channel: str, message: Message) -> Prepared:
-        """Return what `send` calls at home."""
-        process, local = self._find_address(channel)
-        if local is None:
-            return self._push, (channel, self._wrap(Form.WORKER, message))
-        mailbox = self._mailboxes.get(channel)
-        if mailbox is not None and mailbox.is_full:
-            raise ChannelFull(channel)
-        payload = self._wrap(Form.DIRECT, message, local)
-        return self._hub.publish, (self._hub.names.inbox(process), payload)
-
-    def prepare_group_send(self, group: str, message: Message) -> Prepared:
-        """Return what `group_send` calls at home."""
-        return self._hub.publish, (self._find_group(group), self._wrap(Form.GROUP, message))
-
-    def prepare_membership(self, is_add: bool, group: str, channel: str) -> Prepared:
-        """Return what `group_add` or `group_discard` calls at home."""
-        self._find_group(group)
-        process, local = self._find_address(channel)
-        if local is None:
-            raise exceptions.NotAGroupMember(channel=channel)
-        here = self._process
-        if process == self._hub.process:
-            return (here.add if is_add else here.discard), (group, channel)
-        elsewhere = here.add_elsewhere if is_add else here.discard_elsewhere
-        return elsewhere, (group, channel, process)
-
-    def _wrap(self, form: Form, message: Message, local: bytes | None = None) -> bytes:
-        codec = self.codec
-        payload = envelope.wrap(form, codec.encode(message), codec.encrypts, local)
-        if len(payload) > self.options.max_message_size:
-            raise MessageTooLarge(
-                f"the message is {len(payload)} bytes with its envelope, "
-                f"max_message_size is {self.options.max_message_size}"
-            )
-        return payload
-
-    async def _push(self, channel: str, payload: bytes) -> None:
-        capacity = self.get_capacity(channel)
-        if not await self._process.workers.push(channel, payload, capacity, self.expiry):
-            raise ChannelFull(channel)
-
-    def _find_group(self, group: str) -> bytes:
-        try:
-            return self._group_channel(group)
-        except TypeError:
-            return self._check_group(group)  # not hashable, or not valid: say which
-
-    def _find_address(self, channel: str) -> tuple[str, bytes | None]:
-        try:
-            # A copy of the name: what is remembered must not keep a channel alive.
-            return self._address(str.__str__(channel))
-        except TypeError:
-            return self._check_channel(channel)
-
-    def _check_group(self, group: str) -> bytes:
-        _require_group_name(self, group)
-        return self._hub.names.group(group)
-
-    def _check_channel(self, channel: str) -> tuple[str, bytes | None]:
-        """Return the process and the local part of a channel; no local part: a worker channel."""
-        _require_channel_name(self, channel)
-        return parse_direct(channel) or ("", None)
 
 
 def _project_name() -> str:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
+from typing import Protocol
 
 from . import exceptions
 from .hub import Hub
@@ -43,21 +43,42 @@ class Promise(asyncio.Future[bytes]):
         deadline: When it fails, in seconds of `time.monotonic`.
     """
 
+    __slots__ = ("_book", "deadline", "name", "seconds")
+
     name: bytes
     seconds: float
     deadline: float
+    _book: dict[Promise, None]
 
     @classmethod
-    def made(cls, name: bytes, seconds: float) -> Promise:
-        """Return a promise that is outstanding, on the running loop."""
+    def made(cls, name: bytes, seconds: float, book: dict[Promise, None]) -> Promise:
+        """Return a promise on the running loop.
+
+        Args:
+            name: Where a message keeps it.
+            seconds: Until its deadline.
+            book: Where it stands for as long as it is outstanding.
+        """
         promise = cls(loop=asyncio.get_running_loop())
         promise.name = name
         promise.seconds = seconds
         promise.deadline = time.monotonic() + seconds
+        promise._book = book
+        book[promise] = None
         return promise
+
+    @property
+    def is_outstanding(self) -> bool:
+        """Whether it is neither kept nor failed; its own loop may hear of that a moment later."""
+        return self in self._book
+
+    def forget(self) -> None:
+        """Note that it is outstanding no more. For any thread."""
+        self._book.pop(self, None)
 
     def settle(self, payload: bytes | None, error: Exception | None = None) -> None:
         """Keep it or fail it, from any thread; nothing happens if that was done before."""
+        self.forget()
         loop = self.get_loop()
         if asyncio._get_running_loop() is loop:
             self._settle(payload, error)
@@ -96,8 +117,8 @@ class Ledger:
         return f"<Ledger {self.prefix!r} outstanding={len(self._outstanding)}>"
 
     def enter(self, promise: Promise) -> None:
-        """Take note of a promise; it may have been interrupted or cancelled meanwhile."""
-        if promise.done():
+        """Take note of a promise; it may have been given up meanwhile."""
+        if not promise.is_outstanding:
             return
         if not self.is_active:
             self._interrupt(promise, "the link was lost while it was being made")
@@ -106,14 +127,15 @@ class Ledger:
         timer = loop.call_later(promise.deadline - time.monotonic(), self._expire, promise)
         self._outstanding.setdefault(promise.name, {})[promise] = timer
 
-    def strike(self, promise: Promise) -> None:
-        """Forget a promise, if it is still there."""
-        promises = self._outstanding.get(promise.name)
-        if promises is None or promise not in promises:
-            return
-        promises.pop(promise).cancel()
-        if not promises:
-            del self._outstanding[promise.name]
+    def strike(self, *given_up: Promise) -> None:
+        """Forget promises, those of them that are still there."""
+        for promise in given_up:
+            promises = self._outstanding.get(promise.name)
+            if promises is None or promise not in promises:
+                continue
+            promises.pop(promise).cancel()
+            if not promises:
+                del self._outstanding[promise.name]
 
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
         """See `Subscriber.deliver`: one message keeps all promises on its name."""
@@ -144,6 +166,11 @@ class Ledger:
         """See `Subscriber.refused`; `Activation` asks again, and gets the reason."""
         self.interrupted(str(error))
 
+    def end(self) -> None:
+        """Nobody needs it any more."""
+        self._hub.leave(self.topic, self)
+        self.interrupted("its subscription was closed")
+
     def _expire(self, promise: Promise) -> None:
         self.strike(promise)
         name, seconds = text_of(promise.name), promise.seconds
@@ -155,8 +182,16 @@ class Ledger:
         promise.settle(None, error)
 
 
+class Holder(Protocol):
+    """Whoever needs a ledger."""
+
+    @property
+    def outstanding(self) -> int:
+        """How many of its promises are neither kept nor failed."""
+
+
 class PromiseBoard:
-    """The ledgers of one connection.
+    """The ledgers of one connection, which stays where it is while promises are outstanding.
 
     Args:
         hub: The connection.
@@ -166,23 +201,30 @@ class PromiseBoard:
     def __init__(self, hub: Hub, registry: Registry) -> None:
         self.hub = hub
         self.registry = registry
-        self._lock = threading.Lock()
-        self._ledgers: dict[bytes, tuple[Ledger, set[object]]] = {}
+        self._ledgers: dict[bytes, tuple[Ledger, set[Holder]]] = {}
+        hub.may_move = self._may_move
 
-    def hold(self, prefix: bytes, holder: object) -> Ledger:
+    def __repr__(self) -> str:
+        return f"<PromiseBoard {list(self._ledgers)!r}>"
+
+    def hold(self, prefix: bytes, holder: Holder) -> Ledger:
         """Return the ledger of a prefix, which is wanted in Redis from now on. For any thread."""
-        with self._lock:
+        with self.registry.lock:
             entry = self._ledgers.get(prefix)
             if entry is None:
                 entry = self._ledgers[prefix] = (Ledger(self.hub, prefix), set())
             ledger, holders = entry
             holders.add(holder)
-        self.hub.post(self._begin, ledger, receiving=True)
+        try:
+            self.hub.post(self._begin, ledger, receiving=True)
+        except exceptions.LinkUnavailable:
+            self.release(prefix, holder)
+            raise
         return ledger
 
-    def release(self, prefix: bytes, holder: object) -> None:
+    def release(self, prefix: bytes, holder: Holder) -> None:
         """Note that one holder less needs a prefix. For any thread; idempotent."""
-        with self._lock:
+        with self.registry.lock:
             entry = self._ledgers.get(prefix)
             if entry is None:
                 return
@@ -191,13 +233,20 @@ class PromiseBoard:
             if holders:
                 return
             del self._ledgers[prefix]
-        self.hub.tell(self.hub.leave, ledger.topic, ledger)
+        self.hub.tell(ledger.end)
 
     def _begin(self, ledger: Ledger) -> None:
-        with self._lock:
+        with self.registry.lock:
             is_held = self._ledgers.get(ledger.prefix, (None,))[0] is ledger
         if is_held:
             self.hub.want(ledger.topic, ledger)
+
+    def _may_move(self) -> bool:
+        """See `Hub.may_move`: moving the connection would interrupt them."""
+        with self.registry.lock:
+            return not any(
+                holder.outstanding for _, holders in self._ledgers.values() for holder in holders
+            )
 
 
 def text_of(name: bytes) -> str:

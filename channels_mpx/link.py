@@ -10,22 +10,32 @@ and the newest redis-py that we support.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis.asyncio.connection as redis_connection
 from redis import exceptions as redis_errors
-from redis.asyncio import Sentinel
+from redis.asyncio import Redis, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from . import exceptions
 from .options import Host
 from .resp import RedisLink
-from .wire import Link, Receiver
+from .wire import PASSING, Link, Receiver
 
-#: Error codes of a server that will take us later (Redis source, ``shared`` error objects).
-TRANSIENT = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY"})
+#: Seconds that the other sentinels have to contradict the first that has named a master.
+GRACE = 0.5
+
+#: The errors that pass for which redis-py has classes; it takes the code out of their text.
+_PASSING = (
+    redis_errors.BusyLoadingError,
+    redis_errors.ClusterDownError,
+    redis_errors.ReadOnlyError,
+    redis_errors.TryAgainError,
+)
 
 #: Arguments that mean something to a pool and nothing to one connection.
 _POOL_ARGUMENTS = (
@@ -60,6 +70,8 @@ class RedisDialer:
             self._class = self._choose_class()
             for name in _POOL_ARGUMENTS:
                 self._arguments.pop(name, None)
+            if self._class is redis_connection.SSLConnection:
+                _check_host_name(self._arguments)
             self._arguments |= {
                 "protocol": 3,
                 "client_name": client_name,
@@ -108,46 +120,111 @@ class RedisDialer:
             raise
 
     async def _discover(self) -> tuple[str, int]:
-        """Ask the sentinels who is master now."""
+        """Ask the sentinels who is master now: all at once, because some may be down with it.
+
+        Those that answer may disagree; the last failover has the highest number.
+        """
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             self._sentinel["sentinels"],
             sentinel_kwargs={
                 "socket_timeout": self._timeout,
+                "socket_connect_timeout": self._timeout,
                 **(self._sentinel.get("sentinel_kwargs") or {}),
             },
         )
+        questions = [asyncio.ensure_future(self._ask(sentinel, it)) for it in sentinel.sentinels]
         try:
-            host, port = await sentinel.discover_master(self._sentinel["master_name"])
+            states = await _first_answers(questions)
         finally:
+            for question in questions:
+                question.cancel()
+            await asyncio.gather(*questions, return_exceptions=True)
             for client in sentinel.sentinels:
                 await client.connection_pool.disconnect()
-        return host, port
+        state = max(states, key=lambda state: int(state.get("config-epoch", 0)))
+        return state["ip"], state["port"]
+
+    async def _ask(self, sentinel: Sentinel, client: Redis) -> Mapping[str, Any]:
+        """Return what one sentinel knows of the master, if it holds it to be alive."""
+        name = self._sentinel["master_name"]
+        masters: Any = await client.sentinel_masters()
+        state: dict[str, Any] | None = masters.get(name)
+        if not state or not sentinel.check_master_state(state, name):
+            raise redis_errors.ConnectionError(f"No master found for {name!r}")
+        return state
 
     async def _require_master(self, connection: redis_connection.AbstractConnection) -> None:
         """Refuse a replica: it takes our messages and gives them to nobody but its own clients."""
         await connection.send_command("ROLE")
         try:
             role = (await connection.read_response())[0]
-        except redis_errors.ResponseError:
+        except redis_errors.ResponseError as error:
+            if _code(error) in PASSING:
+                raise
             return  # who may not ask notices a demotion only when it ends the connection
         if role not in (b"master", "master"):
             raise redis_errors.ReadOnlyError("it is a replica; messages there reach nobody else")
 
     def _translate(self, error: BaseException) -> exceptions.LinkError:
-        code = str(error).partition(" ")[0]
-        is_certificate = isinstance(error.__context__, ssl.SSLCertVerificationError)
+        certificate = _find_certificate_error(error)
+        if certificate is not None:
+            return exceptions.LinkRefused(address=self.address, reason=certificate)
         is_refusal = isinstance(
             error, (redis_errors.ResponseError, redis_errors.AuthenticationError)
         )
-        if is_certificate or (
-            is_refusal
-            and code not in TRANSIENT
-            and not isinstance(error, redis_errors.ReadOnlyError)
-        ):
+        is_passing = _code(error) in PASSING or isinstance(error, _PASSING)
+        if is_refusal and not is_passing:
             return exceptions.LinkRefused(address=self.address, reason=str(error))
         return exceptions.LinkUnavailable(
             address=self.address, seconds=self._timeout, reason=_reason(error)
         )
+
+
+async def _first_answers(
+    questions: Sequence[asyncio.Future[Mapping[str, Any]]],
+) -> list[Mapping[str, Any]]:
+    """Return the answers that come soon after the first one; raise the last error if none does."""
+    left: set[asyncio.Future[Mapping[str, Any]]] = set(questions)
+    answers: list[Mapping[str, Any]] = []
+    error: BaseException | None = None
+    loop = asyncio.get_running_loop()
+    until: float | None = None
+    while left and (until is None or loop.time() < until):
+        patience = None if until is None else until - loop.time()
+        done, left = await asyncio.wait(left, timeout=patience, return_when="FIRST_COMPLETED")
+        for question in done:
+            error = question.exception() or error
+            if question.exception() is None:
+                answers.append(question.result())
+                until = until or loop.time() + GRACE
+    if not answers:
+        assert error is not None
+        raise error
+    return answers
+
+
+def _check_host_name(arguments: dict[str, Any]) -> None:
+    """Have the server's name checked as well as its certificate: redis-py before 6 does not."""
+    requirement = arguments.get("ssl_cert_reqs", "required")
+    if requirement not in (None, "none", ssl.CERT_NONE):
+        arguments.setdefault("ssl_check_hostname", True)
+
+
+def _find_certificate_error(error: BaseException | None) -> str | None:
+    """Return what TLS says about a certificate, ours or the server's; None if it is not that."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"TLS: {error.verify_message}"
+        reason = str(error.reason) if isinstance(error, ssl.SSLError) else ""
+        if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+            return f"TLS: {reason.lower().replace('_', ' ')}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _code(error: BaseException) -> str:
+    """Return the code of an error of Redis's."""
+    return str(error).partition(" ")[0]
 
 
 def _reason(error: BaseException) -> str:

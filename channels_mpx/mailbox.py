@@ -9,24 +9,17 @@ be dropped, because there is never much of it, is put with ``force``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
-from asyncio import _get_running_loop, get_running_loop
+from asyncio import get_running_loop
 from collections import deque
 from typing import Protocol
 
 from .policies import Overflow
 from .statistics import Tally
+from .waiting import Item, Waiter, WaitingRoom
 
-__all__ = ["Item", "Mailbox", "Observer"]
-
-
-class Item(Protocol):
-    """What a mailbox holds: its size in bytes and its arrival in seconds of `time.monotonic`."""
-
-    size: int
-    arrived: float
+__all__ = ["Item", "Mailbox", "Observer", "Waiter"]
 
 
 class Observer(Protocol):
@@ -39,7 +32,7 @@ class Observer(Protocol):
         """The episode is over; so many messages were dropped in it."""
 
 
-class Mailbox:
+class Mailbox(WaitingRoom):
     """A first-in-first-out queue with two bounds and an expiry.
 
     Args:
@@ -65,7 +58,6 @@ class Mailbox:
         "_observer",
         "_seen",
         "_tally",
-        "_waiters",
         "bytes_in",
         "bytes_out",
         "capacity",
@@ -87,6 +79,7 @@ class Mailbox:
         observer: Observer,
         policy: Overflow = Overflow.DROP_NEWEST,
     ) -> None:
+        super().__init__()
         self.name = name
         self.capacity = capacity
         self.max_bytes = max_bytes
@@ -104,7 +97,6 @@ class Mailbox:
         self._episode = 0
         # An idle consumer has no queue: an empty deque is 600 bytes.
         self._items: deque[Item] | None = None
-        self._waiters: list[asyncio.Future[Item | None]] = []
         self._closed_by: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -118,15 +110,6 @@ class Mailbox:
         """Whether as many messages wait as may."""
         return len(self) >= self.capacity
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits in `get`."""
-        return bool(self._waiters)
-
-    def is_awaited_outside(self, loop: asyncio.AbstractEventLoop | None) -> bool:
-        """Tell whether somebody waits in `get` on another loop than this."""
-        return any(waiter.get_loop() is not loop for waiter in tuple(self._waiters))
-
     def idle(self, now: float) -> float:
         """Return for how many seconds nobody has read or waited, as far as these calls have seen.
 
@@ -137,6 +120,10 @@ class Mailbox:
             self._seen = self.taken
             self._idle_since = now
         return now - self._idle_since
+
+    def share(self) -> None:
+        """Allow two threads to put items: one with `put`, one with `force`."""
+        self._items = self._items or deque()
 
     def put(self, item: Item) -> bool:
         """Add a message at the end; never waits. Returns whether there was room."""
@@ -222,20 +209,28 @@ class Mailbox:
         Raises:
             BaseException: What `close` was given.
         """
+        waiter: asyncio.Future[Item | None] = get_running_loop().create_future()
+        self.call(waiter)
+        return waiter
+
+    def call(self, waiter: Waiter) -> None:
+        """Have ``waiter``, of this loop, told of the next message. See `arrival`.
+
+        Raises:
+            BaseException: What `close` was given.
+        """
         if self._closed_by is not None:
             raise self._closed_by
-        waiter: asyncio.Future[Item | None] = get_running_loop().create_future()
         self._waiters.append(waiter)
         if self._items or self._closed_by is not None:
             # Another thread was quicker, and saw no waiter.
-            self._forget(waiter)
+            self.forget(waiter)
             if not waiter.done():
                 waiter.set_result(None)
-        return waiter
 
     def abandon(self, waiter: asyncio.Future[Item | None]) -> None:
         """Stop waiting: a message that this waiter was woken for is somebody else's."""
-        self._forget(waiter)
+        self.forget(waiter)
         if waiter.done() and not waiter.cancelled() and (item := waiter.result()) is not None:
             self._put_back(item)
         if self._items:
@@ -265,10 +260,16 @@ class Mailbox:
         self._end_episode()
 
     def clear(self) -> int:
-        """Drop everything that waits, without counting it as lost. Returns how much it was."""
-        held = len(self)
-        if self._items:
-            self._items.clear()
+        """Drop what waits, but what was forced, without counting it as lost. Returns how much."""
+        held, items = 0, self._items
+        while items:
+            try:
+                items.remove(next(item for item in items if item.arrived != math.inf))
+            except StopIteration:
+                break
+            except (RuntimeError, ValueError):  # another thread has just taken one
+                continue
+            held += 1
         self.bytes_in = self.bytes_out = 0
         self._end_episode()
         return held
@@ -276,6 +277,7 @@ class Mailbox:
     def close(self, error: BaseException) -> None:
         """Make everybody who waits, now or later, raise ``error``."""
         self._closed_by = error
+        self._items = None
         self.clear()
         while self._waiters:
             self._wake()
@@ -317,41 +319,3 @@ class Mailbox:
         if self._episode and not self._items:
             dropped, self._episode = self._episode, 0
             self._observer.relieved(self, dropped)
-
-    def _forget(self, waiter: asyncio.Future[Item | None]) -> None:
-        with contextlib.suppress(ValueError):  # another thread may have taken it out
-            self._waiters.remove(waiter)
-
-    def _first_waiter_here(self) -> asyncio.Future[Item | None] | None:
-        """Take out the first waiter, if it can be released from here and now."""
-        try:
-            waiter = self._waiters[0]
-        except IndexError:  # another thread has just taken it out
-            return None
-        if waiter.get_loop() is not _get_running_loop():
-            return None
-        del self._waiters[0]
-        return None if waiter.done() else waiter
-
-    def _wake(self) -> None:
-        """Release the first waiter that can still be released."""
-        while self._waiters:
-            try:
-                waiter = self._waiters.pop(0)
-            except IndexError:  # another thread has just taken it out
-                return
-            loop = waiter.get_loop()
-            if loop is not _get_running_loop():
-                with contextlib.suppress(RuntimeError):  # its loop is closed: try the next one
-                    loop.call_soon_threadsafe(self._release, waiter)
-                    return
-            elif not waiter.done():
-                waiter.set_result(None)
-                return
-
-    def _release(self, waiter: asyncio.Future[Item | None]) -> None:
-        """On the waiter's loop: let it look, or, if it has gone meanwhile, the next one."""
-        if not waiter.done():
-            waiter.set_result(None)
-        elif self._items:
-            self._wake()

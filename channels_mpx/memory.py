@@ -19,58 +19,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import exceptions
+from .globs import translate_glob
 from .names import Kind, Topic
 from .scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP, Script
-from .wire import Argument, Command, Link, Receiver
+from .wire import Argument, Command, Link, Loss, Receiver
 
 __all__ = ["MemoryBroker", "MemoryDialer", "MemoryLink", "broker", "register"]
-
-
-def translate_glob(pattern: bytes) -> re.Pattern[bytes]:
-    """Return what Redis's glob means: ``*``, ``?``, ``[...]`` and the backslash."""
-    out, at = [], 0
-    while at < len(pattern):
-        char = pattern[at : at + 1]
-        at += 1
-        if char == b"*":
-            out.append(b".*")
-        elif char == b"?":
-            out.append(b".")
-        elif char == b"[":
-            members, at = _read_class(pattern, at)
-            out.append(members)
-        else:
-            if char == b"\\" and at < len(pattern):
-                char = pattern[at : at + 1]
-                at += 1
-            out.append(re.escape(char))
-    return re.compile(b"".join(out), re.DOTALL)
-
-
-def _read_class(pattern: bytes, at: int) -> tuple[bytes, int]:
-    """Return what ``[...]`` means and where it ends, as Redis reads it.
-
-    A range may stand backwards, a class may be empty (and then matches nothing), and one that is
-    not closed ends with the pattern (Redis source, ``stringmatchlen``).
-    """
-    is_negated = pattern[at : at + 1] == b"^"
-    at += is_negated
-    members: set[int] = set()
-    while at < len(pattern) and pattern[at] != ord("]"):
-        if pattern[at] == ord("\\") and at + 1 < len(pattern):
-            members.add(pattern[at + 1])
-            at += 2
-        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
-            low, high = sorted((pattern[at], pattern[at + 2]))
-            members.update(range(low, high + 1))
-            at += 3
-        else:
-            members.add(pattern[at])
-            at += 1
-    if is_negated:
-        members = set(range(256)) - members
-    listed = b"".join(b"\\x%02x" % member for member in sorted(members))
-    return (b"[%b]" % listed if members else b"(?!)"), at + 1
 
 
 class MemoryBroker:
@@ -136,14 +90,20 @@ class MemoryBroker:
             self._globs[pattern] = translate_glob(pattern)
         return self._globs[pattern]
 
-    def _push(self, key: bytes, bell: bytes, payload: bytes, capacity: int, wait: int) -> int:
+    def _push(
+        self, key: bytes, bell: bytes, payload: bytes, capacity: int, wait: int, is_request: int
+    ) -> int:
         queue, now = self.queues[key], _now()
         while queue and _deadline(queue[0]) < now:
             queue.popleft()
         if len(queue) >= capacity:
             return -1
-        queue.append(b"%0*d%b" % (DEADLINE_DIGITS, now + wait, payload))
-        return self.publish(bell, b"")
+        heard = self.publish(bell, b"")
+        if heard or not is_request:
+            queue.append(b"%0*d%b" % (DEADLINE_DIGITS, now + wait, payload))
+        elif not queue:
+            del self.queues[key]
+        return heard
 
     def _pop(self, key: bytes) -> bytes | None:
         queue, now = self.queues.get(key), _now()
@@ -197,15 +157,14 @@ class MemoryLink:
 
     def __init__(self, broker: MemoryBroker, receiver: Receiver, address: str) -> None:
         self.address = address
-        self.bytes_read = 0
-        self.bytes_written = 0
+        self.bytes_read = self.bytes_written = 0
+        self.loss = Loss.CLOSED
         self.topics: dict[Kind, set[bytes]] = {kind: set() for kind in Kind}
         self._broker = broker
         self.receiver = receiver
         self._loop = asyncio.get_running_loop()
         self._inbound: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._is_called = False
-        self._is_lost = False
+        self._is_called = self._is_lost = False
         self._awaited: set[asyncio.Future[Any]] = set()
         broker.links.append(self)
 
@@ -257,11 +216,11 @@ class MemoryLink:
                 self.topics[kind].discard(name)
                 self.push(self.receiver.acknowledged, Topic(kind, name), False)
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, loss: Loss = Loss.CLOSED) -> None:
         """See `Link.lose`."""
         if self._is_lost:
             return
-        self._is_lost = True
+        self._is_lost, self.loss = True, loss
         with self._broker.lock:
             if self in self._broker.links:
                 self._broker.links.remove(self)

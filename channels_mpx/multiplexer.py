@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from .arguments import require_payload
+from .callbacks import Callbacks, OnActivation, OnDisconnect, OnGap, OnMessage
 from .couriers import require_no_loop
 from .hub import Hub
 from .ledgers import PromiseBoard
@@ -12,7 +14,7 @@ from .names import encode_name
 from .options import Options
 from .policies import Overflow
 from .promises import PromiseSubscription
-from .reading import Bounds, Callbacks, OnActivation, OnDisconnect, OnGap, OnMessage
+from .reading import Bounds
 from .registry import Registry
 from .statistics import HubStatistics
 from .subscriptions import ChannelSubscription, PatternSubscription
@@ -54,7 +56,7 @@ class Multiplexer:
         hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
         self._set_up(hub)
         self._owns_hub = True
-        hub.after_fork = self._begin
+        hub.after_fork = self._begin_in_child
         self._begin()
 
     @classmethod
@@ -76,6 +78,11 @@ class Multiplexer:
         """Set the state of a process in which nothing has happened yet."""
         self._hub.listener = self._registry = Registry()
         self._board = PromiseBoard(self._hub, self._registry)
+
+    def _begin_in_child(self) -> None:
+        """After a fork: the subscriptions are the parent's."""
+        self._registry.forget_parent()
+        self._begin()
 
     def __repr__(self) -> str:
         return f"<Multiplexer {self._hub.address} {self._hub.state}>"
@@ -172,14 +179,19 @@ class Multiplexer:
     async def publish(self, channel: str | bytes, payload: str | bytes) -> int:
         """Publish a message; return how many subscriptions Redis gave it to.
 
-        That counts connections: all subscriptions of one process to one name are one.
+        That counts connections: all subscriptions of one process to one name are one. Messages
+        that one task publishes one after the other arrive in that order, each at most once.
+
+        Args:
+            channel: Where; text is sent as UTF-8.
+            payload: What; text is sent as UTF-8.
 
         Raises:
             InvalidName: The channel is empty, or neither text nor bytes.
+            InvalidArgument: The payload is neither text nor bytes.
             LinkError: See `Hub.command`.
         """
-        name = encode_name(channel)
-        data = payload.encode() if isinstance(payload, str) else payload
+        name, data = encode_name(channel), require_payload(payload)
         return await self._hub.call(self._hub.publish, name, data)
 
     async def pubsub_channels(self, pattern: str | bytes = "*") -> list[bytes]:

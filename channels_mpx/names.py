@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import re
 import secrets
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from . import exceptions
 
@@ -22,7 +22,16 @@ from . import exceptions
 PROCESS_NAME_LENGTH = 16
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+
+#: The key under which the receiver of a request finds where the reply goes.
+REPLY_TO: Final = "mpx.reply_to"
+
+#: What stands there: the asker's process and the token of its request.
+RETURN_ADDRESS: Final = re.compile(rb"[0-9a-v]{%d}![0-9]{1,20}" % PROCESS_NAME_LENGTH)
+
 _GLOB_SPECIAL = re.compile(rb"([*?\[\]\\])")
+_GLOB_HEAD = re.compile(rb"(?:[^*?\[\\]|\\.)*", re.DOTALL)
+_GLOB_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _PREFIX = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
@@ -48,6 +57,16 @@ class DirectAddress(NamedTuple):
 
     process: str
     local: bytes
+
+
+class ReturnAddress(NamedTuple):
+    """Where a reply goes: to the inbox of a process, for the request with this token."""
+
+    process: str
+    token: bytes
+
+    def __bytes__(self) -> bytes:
+        return b"%b!%b" % (self.process.encode(), self.token)
 
 
 def new_process_name() -> str:
@@ -91,6 +110,15 @@ def parse_direct(channel: str) -> DirectAddress | None:
     if len(left) < PROCESS_NAME_LENGTH:
         return DirectAddress("", local.encode())
     return DirectAddress(left[-PROCESS_NAME_LENGTH:], local.encode())
+
+
+def parse_return(address: object) -> ReturnAddress | None:
+    """Return where a reply goes; None if that is no return address."""
+    text = address.encode() if isinstance(address, str) else address
+    if not isinstance(text, bytes) or RETURN_ADDRESS.fullmatch(text) is None:
+        return None
+    process, _, token = text.partition(b"!")
+    return ReturnAddress(process.decode(), token)
 
 
 class Namespace:
@@ -139,11 +167,13 @@ class Namespace:
     def is_exposed_by(self, pattern: bytes) -> bool:
         """Tell whether a glob pattern may match one of our names; in doubt it may.
 
-        Compared is what stands before the first special character.
+        Compared is what stands before the first special character that is not escaped.
         """
-        literal = _GLOB_SPECIAL.split(pattern, maxsplit=1)[0]
-        if literal == pattern:
-            return self.covers(pattern)
+        head = _GLOB_HEAD.match(pattern)
+        assert head is not None  # it may be empty
+        literal = _GLOB_ESCAPE.sub(rb"\1", head[0])
+        if head.end() == len(pattern):
+            return self.covers(literal)
         return self._root.startswith(literal) or literal.startswith(self._root)
 
     def require_foreign(self, name: bytes) -> None:

@@ -15,6 +15,9 @@ from .names import Namespace
 
 __all__ = ["Host", "Options", "parse_host"]
 
+#: The fewest seconds for a step of connecting: a crowd of TLS handshakes takes its time.
+LEAST_STEP = 2.5
+
 #: The scheme of the layer that needs no server.
 MEMORY = "memory"
 
@@ -183,6 +186,15 @@ class Options:
     reconnect_delay: float = 0.005
     max_reconnect_delay: float = 1.0
     client_name: str | None = None
+
+    @property
+    def step_timeout(self) -> float:
+        """Seconds for connecting and for each step of the handshake.
+
+        A server that has stopped is left after about the time in which it is noticed, so that
+        another one is not waited for any longer.
+        """
+        return min(self.timeout, max(self.ping_timeout, LEAST_STEP))
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], only: Sequence[str] | None = None) -> Options:

@@ -13,24 +13,80 @@ from collections.abc import Callable
 
 from . import exceptions
 from .codec import Body, Codec
+from .delegation import Delegation
+from .envelope import Form
 from .gap import Gap
 from .groups import Groups
 from .hub import Hub
 from .inbox import DirectMailbox, Inbox
 from .intake import Intake
 from .ledgers import PromiseBoard
-from .mailbox import Mailbox
+from .mailbox import Mailbox, Waiter
 from .registry import Registry
 from .serializers import Message
 from .statistics import LayerStatistics, Tally
 from .workers import Workers
 
-__all__ = ["Process"]
+__all__ = ["Desk", "Process"]
 
 logger = logging.getLogger("channels_mpx.layer")
 
 #: Keys that one UNLINK removes and one SCAN looks at.
 SCAN_BATCH = 1000
+
+
+class Desk:
+    """A direct channel whose consumer takes the messages itself, without ``receive``.
+
+    It never goes dormant: it ends with the consumer, by `leave`.
+
+    Args:
+        hub: The connection.
+        registry: Its subscriptions.
+        inbox: Where the channel is.
+        intake: Counts what is no message.
+        mailbox: The channel's.
+
+    Attributes:
+        mailbox: What waits there; nobody else may take any of it.
+    """
+
+    def __init__(
+        self, hub: Hub, registry: Registry, inbox: Inbox, intake: Intake, mailbox: DirectMailbox
+    ) -> None:
+        self.hub = hub
+        self.registry = registry
+        self._inbox = inbox
+        self._intake = intake
+        self.mailbox = mailbox
+        mailbox.is_owned = True
+        mailbox.share()
+
+    def __repr__(self) -> str:
+        return f"<Desk {self.mailbox!r}>"
+
+    def listen(self, waiter: Waiter) -> None:
+        """Have ``waiter`` told of the next message, and see that there is a connection.
+
+        Raises:
+            ClosedError: The channel was ended.
+        """
+        self.mailbox.call(waiter)
+        if self.hub.life is None:
+            self.hub.keep_alive()
+
+    def reject(self, body: Body, error: exceptions.DecodingError) -> None:
+        """Count a body that cannot be opened."""
+        self._intake.reject_body(body, self.mailbox.name, error)
+
+    def reject_payload(self, channel: bytes, error: exceptions.DecodingError) -> None:
+        """Count a payload of a subscription that cannot be decoded."""
+        self._intake.reject(channel.decode("utf-8", "backslashreplace"), error)
+
+    def leave(self) -> None:
+        """End the channel and its memberships: at once if this is home, soon otherwise."""
+        if not self.mailbox.loop.is_closed():  # else the inbox sees to it, see `Inbox.reap`
+            self.hub.tell(self._inbox.drop, self.mailbox.name)
 
 
 class Process:
@@ -55,7 +111,10 @@ class Process:
         self.board = PromiseBoard(hub, self.registry)
         self.inbox.dropped = self.groups.discard_all
         self.inbox.went_dormant = self.groups.suspend
-        self.inbox.handlers = {"group_add": self._add_asked, "group_discard": self._discard_asked}
+        self.correlation = self.inbox.correlation
+        self._delegation = Delegation(hub, self.intake, self.correlation)
+        self._delegation.handlers = {"group_add": self.add, "group_discard": self.discard}
+        self.inbox.asked = self._delegation.asked
 
     def __repr__(self) -> str:
         return f"<Process {self._hub.process} {self.inbox!r} {self.groups!r} {self.workers!r}>"
@@ -75,6 +134,13 @@ class Process:
             groups=len(self.groups),
             waiting=sum(map(len, mailboxes)),
             deepest=(deepest.name, len(deepest)) if deepest else None,
+            requests=len(self.correlation),
+            sent={
+                "group": tally.sent[Form.GROUP],
+                "direct": tally.sent[Form.DIRECT],
+                "worker": tally.sent[Form.WORKER],
+                "reply": tally.sent[Form.REPLY] + tally.sent[Form.FAILURE],
+            },
             delivered=tally.delivered
             + self.workers.taken
             + sum(mailbox.taken for mailbox in mailboxes),
@@ -83,8 +149,23 @@ class Process:
                 "expired": tally.expired,
                 "malformed": tally.malformed,
                 "unknown": tally.unknown,
+                "late": tally.late,
             },
+            lag=self.intake.lag.read(time.monotonic()),
         )
+
+    def desk(self, channel: str) -> Desk:
+        """Give a channel of this process to a consumer that takes the messages itself; any thread.
+
+        Raises:
+            UnknownChannel: There is no such channel.
+        """
+        mailbox = self.inbox.find(channel)
+        return Desk(self._hub, self.registry, self.inbox, self.intake, mailbox)
+
+    async def end(self, channel: str) -> None:
+        """End a channel of this process, if there is such a one."""
+        self.inbox.drop(channel)
 
     # Memberships
 
@@ -103,13 +184,13 @@ class Process:
             self.groups.discard(group, mailbox)
 
     async def add_elsewhere(self, group: str, channel: str, process: str) -> None:
-        """Have another process make its channel a member of a group; see `Inbox.ask`."""
-        await self.inbox.ask(channel, process, "group_add", group=group)
+        """Have another process make its channel a member of a group; see `Delegation.ask`."""
+        await self._delegation.ask("group_add", group, channel, process)
 
     async def discard_elsewhere(self, group: str, channel: str, process: str) -> None:
         """Have another process end a membership; one that is gone has none."""
         try:
-            await self.inbox.ask(channel, process, "group_discard", group=group)
+            await self._delegation.ask("group_discard", group, channel, process)
         except exceptions.UnknownChannel:
             return
 
@@ -117,12 +198,6 @@ class Process:
         """Somebody reads a dormant channel again: give it its groups back."""
         mailbox.is_dormant = False
         self.groups.resume(mailbox)
-
-    async def _add_asked(self, request: Message) -> None:
-        await self.add(request["group"], request["channel"])
-
-    async def _discard_asked(self, request: Message) -> None:
-        await self.discard(request["group"], request["channel"])
 
     # Life
 

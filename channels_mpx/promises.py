@@ -106,10 +106,9 @@ class PromiseSubscription:
         self._require_open()
         if not self._ledger.is_active:
             raise exceptions.InactiveSubscription(name=text_of(self.prefix))
-        promise = Promise.made(name, seconds)
-        self._outstanding[promise] = None
+        promise = Promise.made(name, seconds, self._outstanding)
         promise.add_done_callback(self._done)
-        self._hub.post(self._ledger.enter, promise, receiving=True)
+        self._hub.post(self._ledger.enter, promise)
         return promise
 
     async def wait_for_activation(self, timeout: float | None = None) -> None:
@@ -186,13 +185,15 @@ class PromiseSubscription:
             raise exceptions.SubscriptionIsClosed(what=repr(self))
 
     def _give_up(self, reason: str) -> None:
-        for promise in list(self._outstanding):
+        promises = list(self._outstanding)
+        for promise in promises:
             error = exceptions.PromiseCancelled(name=text_of(promise.name), reason=reason)
             promise.settle(None, error)
-            self._hub.tell(self._ledger.strike, promise)
+        self._hub.tell(self._ledger.strike, *promises)
 
     def _done(self, promise: asyncio.Future[bytes]) -> None:
+        """Somebody may have cancelled it: then nobody needs to keep it."""
         assert isinstance(promise, Promise)
-        self._outstanding.pop(promise, None)
-        if promise.cancelled():
+        if promise.is_outstanding:
+            promise.forget()
             self._hub.tell(self._ledger.strike, promise)

@@ -10,7 +10,7 @@ from .liveness import Liveness, Verdict
 from .names import Topic
 from .statistics import Counters
 from .traffic import Traffic
-from .wire import Link
+from .wire import Link, Loss
 
 __all__ = ["Pulse"]
 
@@ -84,9 +84,10 @@ class Pulse:
             self._ask_role(link)
         verdict = self._liveness.judge(now, link.last_read, self._counters.received)
         if verdict is Verdict.DEAD:
-            link.lose(f"no sign of life for {self._ping_timeout} s after a PING")
+            reason = f"no sign of life for {self._ping_timeout} s after a PING"
+            link.lose(reason, Loss.SILENT)
         elif verdict is Verdict.DEAF:
-            link.lose("a message to ourselves did not come back")
+            link.lose("a message to ourselves did not come back", Loss.DEAF)
         else:
             self._act(verdict, link, now)
             self._later(link)
@@ -127,7 +128,7 @@ class Pulse:
 
         def answered(reply: asyncio.Future[Any]) -> None:
             if _succeeded(reply) and reply.result()[0] != b"master":
-                link.lose("the server is not a master any more")
+                link.lose("the server is not a master any more", Loss.NO_MASTER)
 
         self._ask(link, b"ROLE").add_done_callback(answered)
 

@@ -7,6 +7,7 @@ likes. Messages may be dropped by the mailbox's bounds, notices never are.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -92,17 +93,18 @@ class Reception:
     def __init__(self, hub: Hub, mailbox: Mailbox, events: Collection[str]) -> None:
         self._hub = hub
         self._mailbox = mailbox
+        self._capacity = mailbox.capacity
         self._events = frozenset(events)
-        #: Activations that wait in the mailbox: however often the link is lost, once each.
+        #: What the activations that wait in the mailbox are of, so that each is told once.
         self._announced: set[bytes] = set()
         self._is_interrupted = False
 
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
         """See `Subscriber.deliver`. What the layer itself sends is not for subscribers."""
         if topic.kind is not Kind.PATTERN:
-            self._mailbox.put(PubSubMessage(None, channel, payload))
+            self._mailbox.put(PubSubMessage(None, channel, payload, time.monotonic()))
         elif not self._hub.names.covers(channel):
-            self._mailbox.put(PubSubMessage(topic.name, channel, payload))
+            self._mailbox.put(PubSubMessage(topic.name, channel, payload, time.monotonic()))
 
     def activated(self, topic: Topic) -> None:
         """See `Subscriber.activated`."""
@@ -112,6 +114,9 @@ class Reception:
 
     def interrupted(self, reason: str) -> None:
         """See `Subscriber.interrupted`. A link lost again in the same gap is no news."""
+        if len(self._mailbox) < self._capacity:
+            # An activation that waits is told before this; the next one must be told after it.
+            self._announced.clear()
         if not self._is_interrupted:
             self._is_interrupted = True
             error = exceptions.LinkLost(address=self._hub.address, reason=reason)

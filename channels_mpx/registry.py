@@ -35,28 +35,46 @@ class Registered(Protocol):
 
 
 class Registry(Nobody):
-    """The subscriptions of one hub, and its listener for them."""
+    """The subscriptions of one hub, and its listener for them.
+
+    Attributes:
+        lock: Guards what they share. Reentrant: a collection in the middle may end one.
+    """
 
     def __init__(self) -> None:
         self._subscriptions: weakref.WeakSet[Registered] = weakref.WeakSet()
-        # Reentrant: a collection in the middle of it may end a subscription.
-        self._lock = threading.RLock()
+        self._held: set[Registered] = set()
+        self.lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<Registry {len(self._subscriptions)}>"
 
-    def add(self, subscription: Registered) -> None:
-        """Note a subscription for as long as somebody holds it. For any thread."""
-        with self._lock:
+    def add(self, subscription: Registered, is_held: bool = False) -> None:
+        """Note a subscription. For any thread.
+
+        Args:
+            subscription: The subscription.
+            is_held: Whether it lives on until it is discarded, although nobody else holds it: a
+                task that waits to call its callbacks is held by nobody.
+        """
+        with self.lock:
             self._subscriptions.add(subscription)
+            if is_held:
+                self._held.add(subscription)
 
     def discard(self, subscription: Registered) -> None:
         """Forget a subscription that is over. For any thread."""
-        with self._lock:
+        with self.lock:
             self._subscriptions.discard(subscription)
+            self._held.discard(subscription)
+
+    def forget_parent(self) -> None:
+        """In a child made by fork: end all subscriptions here; the parent's go on."""
+        self.lock = threading.RLock()  # a thread that is gone may have held the old one
+        self.close()
 
     def _all(self) -> list[Registered]:
-        with self._lock:
+        with self.lock:
             return list(self._subscriptions)
 
     def close(self) -> None:

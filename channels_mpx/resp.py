@@ -22,10 +22,11 @@ import hiredis
 
 from . import exceptions
 from .names import Kind, Topic
+from .packing import describe, pack
 from .scripts import Script
-from .wire import Argument, Command, Pending, Receiver
+from .wire import PASSING, Argument, Command, Loss, Pending, Receiver, size_of
 
-__all__ = ["RedisLink", "pack"]
+__all__ = ["RedisLink"]
 
 #: Messages that the reader hands out before the loop's other work gets its turn. It is below the
 #: default capacity of a mailbox, so a burst does not overflow a consumer that keeps up.
@@ -34,7 +35,6 @@ SLICE = 64
 #: Bytes of commands that may wait while Redis does not read.
 MAX_BACKLOG = 64 * 2**20
 
-_PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _SUBSCRIBE = {Kind.CHANNEL: b"SUBSCRIBE", Kind.PATTERN: b"PSUBSCRIBE"}
 _UNSUBSCRIBE = {Kind.CHANNEL: b"UNSUBSCRIBE", Kind.PATTERN: b"PUNSUBSCRIBE"}
 _ACKNOWLEDGED = {
@@ -55,6 +55,9 @@ class _Batch:
         self.names = names
         self.left = len(names)
         self.subscribed = subscribed
+
+
+_Slot = tuple[Command, "asyncio.Future[Any] | _Batch"]
 
 
 class RedisLink(asyncio.Protocol):
@@ -79,15 +82,17 @@ class RedisLink(asyncio.Protocol):
         self._receiver = receiver
         self._keep = keep
         self._parser = hiredis.Reader()
-        self._slots: deque[asyncio.Future[Any] | _Batch] = deque()
-        #: What the transport has not been given; each has the slot at the same place from the end.
-        self._out: list[Command] = []
+        #: What awaits a reply, in order; a command is kept until then, for it may be sent again.
+        self._slots: deque[_Slot] = deque()
+        #: The last of them, which the transport has not been given.
+        self._out: list[_Slot] = []
         self._backlog = 0
         self._flush_handle: asyncio.Handle | None = None
         self._may_write = True
         self._is_slicing = False
         self._reason = ""
         self.is_lost = False
+        self.loss = Loss.CLOSED
         self._scripts: set[bytes] = set()
 
     def __repr__(self) -> str:
@@ -108,8 +113,9 @@ class RedisLink(asyncio.Protocol):
             if error is not None:
                 future.set_exception(error)
                 return
-        self._slots.append(future)
-        self._out.append(command)
+        slot = (command, future)
+        self._slots.append(slot)
+        self._out.append(slot)
         if self._flush_handle is None and self._may_write:
             self._flush_handle = self._loop.call_soon(self._flush)
 
@@ -117,7 +123,7 @@ class RedisLink(asyncio.Protocol):
         """Return why a command cannot even wait to be written; count it if it can."""
         if self.is_lost:
             return exceptions.LinkLost(address=self.address, reason=self._reason)
-        size = sum(map(_size, command))
+        size = size_of(command)
         if self._backlog + size > MAX_BACKLOG:
             reason = "too much waits to be written"
             return exceptions.LinkUnavailable(address=self.address, seconds=0, reason=reason)
@@ -149,9 +155,10 @@ class RedisLink(asyncio.Protocol):
         self.send(command, future)
         return future
 
-    def _write(self, command: Command, slot: asyncio.Future[Any] | _Batch) -> None:
+    def _write(self, command: Command, batch: _Batch) -> None:
+        slot = (command, batch)
         self._slots.append(slot)
-        self._out.append(command)
+        self._out.append(slot)
         if self._flush_handle is None and self._may_write:
             self._flush_handle = self._loop.call_soon(self._flush)
 
@@ -160,7 +167,7 @@ class RedisLink(asyncio.Protocol):
         self._flush_handle = None
         if self.is_lost or not self._out:
             return
-        data = b"".join(map(pack, self._out))
+        data = b"".join([pack(command) for command, _ in self._out])
         self._out.clear()
         self._backlog = 0
         self.bytes_written += len(data)
@@ -199,9 +206,9 @@ class RedisLink(asyncio.Protocol):
                     if len(slots) <= len(unsent):
                         self._desync("a reply that nobody waits for")
                         return
-                    slot = slots.popleft()
+                    command, slot = slots.popleft()
                     if type(reply) is not int or isinstance(slot, _Batch):
-                        self._reply(slot, reply)
+                        self._reply(command, slot, reply)
                     elif not slot.done():
                         slot.set_result(reply)
                 elif reply[0] == b"message":
@@ -214,9 +221,12 @@ class RedisLink(asyncio.Protocol):
                     self._push(reply)
                 if self.is_lost:
                     return
-        except hiredis.ProtocolError as error:
-            self._desync(str(error))
+        except (hiredis.ProtocolError, MemoryError) as error:
+            self._desync(str(error) or "a length out of reason")
             return
+        except Exception as error:  # whatever ends the reader must not leave a deaf link behind
+            self.lose(f"{type(error).__name__}: {error}", Loss.INTERNAL)
+            raise
         if not left:
             self._slice_later()
         elif self._is_slicing:
@@ -234,13 +244,13 @@ class RedisLink(asyncio.Protocol):
         if not self.is_lost:
             self._read_slice()
 
-    def _reply(self, slot: asyncio.Future[Any] | _Batch, reply: Any) -> None:
+    def _reply(self, command: Command, slot: asyncio.Future[Any] | _Batch, reply: Any) -> None:
         if isinstance(slot, _Batch):
             self._batch_refused(slot, reply)
         elif slot.done():
             pass  # whoever waited has gone
         elif isinstance(reply, hiredis.ReplyError):
-            slot.set_exception(self._refusal("the command", reply))
+            self._receiver.failed(command, slot, self._refusal(describe(command), reply))
         else:
             slot.set_result(reply)
 
@@ -248,7 +258,7 @@ class RedisLink(asyncio.Protocol):
         meaning = _ACKNOWLEDGED.get(reply[0])
         if meaning is None:
             return  # invalidations, maintenance: nothing that we asked for
-        batch = self._slots[0] if len(self._slots) > len(self._out) else None
+        batch = self._slots[0][1] if len(self._slots) > len(self._out) else None
         if not isinstance(batch, _Batch) or batch.subscribed is not meaning[1]:
             self._desync(f"{reply[0]!r} out of order")
             return
@@ -258,13 +268,17 @@ class RedisLink(asyncio.Protocol):
         self._receiver.acknowledged(Topic(meaning[0], reply[1]), meaning[1])
 
     def _batch_refused(self, batch: _Batch, reply: Any) -> None:
-        """One name was refused and with it all: ask for each by itself, so that it hits only one."""
+        """One name was refused and with it all: ask for each by itself, so that it hits only one.
+
+        Errors that pass are about no name.
+        """
         if not isinstance(reply, hiredis.ReplyError) or not batch.subscribed:
             self._desync(f"{reply!r} for (UN)SUBSCRIBE")
-        elif len(batch.names) == 1:
-            topic = Topic(batch.kind, batch.names[0])
-            error = self._refusal(f"{_SUBSCRIBE[batch.kind].decode()} {topic.name!r}", reply)
-            self._receiver.refused(topic, error)
+        elif len(batch.names) == 1 or str(reply).partition(" ")[0] in PASSING:
+            verb = _SUBSCRIBE[batch.kind].decode()
+            for name in batch.names:
+                error = self._refusal(f"{verb} {name!r}", reply)
+                self._receiver.refused(Topic(batch.kind, name), error)
         else:
             for name in batch.names:
                 self.subscribe(batch.kind, (name,))
@@ -274,16 +288,16 @@ class RedisLink(asyncio.Protocol):
 
     # Ending
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, loss: Loss = Loss.CLOSED) -> None:
         """See `Link.lose`."""
         if self.is_lost:
             return
-        self.is_lost = True
+        self.is_lost, self.loss = True, loss
         self._reason = reason
         unsent = self._take_back()
         error = exceptions.LinkLost(address=self.address, reason=reason)
         while self._slots:
-            slot = self._slots.popleft()
+            _, slot = self._slots.popleft()
             if isinstance(slot, asyncio.Future) and not slot.done():
                 slot.set_exception(error)
         self._transport.abort()
@@ -302,37 +316,20 @@ class RedisLink(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The transport is closed; by Redis, unless the link is lost already."""
-        self.lose(f"{type(error).__name__}: {error}" if error else "Redis closed the connection")
+        if error is None:
+            self.lose("Redis closed the connection")
+        else:
+            self.lose(f"{type(error).__name__}: {error}", Loss.NETWORK)
         self._keep = None
 
     def _desync(self, problem: str) -> None:
-        self.lose(str(exceptions.Desync(address=self.address, problem=problem)))
+        self.lose(str(exceptions.Desync(address=self.address, problem=problem)), Loss.DESYNC)
 
     def _take_back(self) -> list[Pending]:
         """Return the commands that the transport has not been given, with their futures."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
-        slots = [self._slots.pop() for _ in self._out]
-        unsent = [
-            (command, slot)
-            for command, slot in zip(self._out, reversed(slots), strict=True)
-            if not isinstance(slot, _Batch)
-        ]
-        self._out.clear()
-        return unsent
-
-
-def _size(argument: Argument) -> int:
-    return len(argument) if isinstance(argument, bytes) else 8
-
-
-def pack(command: Command) -> bytes:
-    """Return a command as RESP: an array of bulk strings (Redis serialization protocol, Arrays)."""
-    if command[0] == b"PUBLISH" and len(command) == 3:
-        _, channel, payload = command
-        return _PUBLISH % (len(channel), channel, len(payload), payload)  # type: ignore[arg-type]
-    parts = [b"*%d\r\n" % len(command)]
-    for argument in command:
-        data = argument if isinstance(argument, bytes) else b"%d" % argument
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
+        for _ in self._out:
+            self._slots.pop()
+        out, self._out = self._out, []
+        return [(command, slot) for command, slot in out if not isinstance(slot, _Batch)]

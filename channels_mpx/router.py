@@ -37,7 +37,8 @@ Rule 2: this file knows neither time nor tasks nor Redis. It is fed (``subscribe
 
 A refusal concerns whoever asked: subscribers that Redis never confirmed lose their wish and are
 told why. Those that had been active, on an earlier link, keep it, and the topic rests in REFUSED
-until ``retry``: an ACL that is wrong for a minute must not cost them their subscription.
+until ``retry``: an ACL that is wrong for a minute must not cost them their subscription. So does
+for everybody a topic that Redis is not ready for.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class State(enum.Enum):
     LEAVING = "leaving"
     REFUSED = "refused"
 
+    __hash__ = object.__hash__  # a key of the table; Enum's own is a Python function
+
 
 class Cause(enum.Enum):
     """What moves a topic from one state to another."""
@@ -84,12 +87,11 @@ class Cause(enum.Enum):
     RETRY = "retry"
     LOST = "the link is lost"
 
+    __hash__ = object.__hash__
+
 
 TRANSITIONS: dict[State, dict[Cause, State]] = {
-    State.ABSENT: {
-        Cause.JOIN: State.JOINING,
-        Cause.LOST: State.ABSENT,
-    },
+    State.ABSENT: {Cause.JOIN: State.JOINING, Cause.LOST: State.ABSENT},
     State.JOINING: {
         Cause.SUBSCRIBED: State.ACTIVE,
         Cause.DENIED: State.REFUSED,
@@ -264,16 +266,20 @@ class Router:
             self._events.append(Activated(topic, tuple(entry.members)))
             for subscriber in entry.members:
                 entry.members[subscriber] = True
-        self._reconsider(entry)
+        else:
+            self._reconsider(entry)
 
-    def refused(self, topic: Topic, error: Exception) -> None:
-        """Note that Redis has refused to subscribe to one topic.
+    def refused(self, topic: Topic, error: Exception, is_passing: bool = False) -> None:
+        """Note that Redis has refused to subscribe to one topic, or is not ready to (passing).
 
         Raises:
             IllegalTransition: It was not asked to. Nothing has changed.
         """
         entry = self._require(topic)
         entry.move(Cause.DENIED)
+        if is_passing:
+            self._reconsider(entry)
+            return
         fresh = tuple(member for member, was_active in entry.members.items() if not was_active)
         for subscriber in fresh:
             self.unsubscribe(topic, subscriber)

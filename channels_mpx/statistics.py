@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from .lag import Lag
+
 __all__ = ["Counters", "HubStatistics", "LayerStatistics", "Tally"]
+
+#: Codes of errors that are counted under their name (Redis source, ``shared`` error objects). The
+#: code is text of the server's, so the others are counted together.
+CODES = frozenset(
+    "BUSY CLUSTERDOWN CROSSSLOT LOADING MASTERDOWN MISCONF MOVED NOAUTH NOPERM NOREPLICAS OOM "
+    "READONLY TRYAGAIN WRONGPASS WRONGTYPE".split()
+)
 
 
 @dataclass
@@ -23,6 +32,7 @@ class Counters:
     last_error: str | None = None
     since: float = field(default_factory=time.time)
     reconnections: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
 
     def linked(self) -> None:
         """A link was made."""
@@ -36,16 +46,21 @@ class Counters:
         self.bytes_written += bytes_written
         self.since = time.time()
 
-    def lost(self, reason: str) -> None:
-        """A link was lost."""
+    def lost(self, reason: str, loss: str) -> None:
+        """A link was lost, for a reason of some kind."""
         self.last_error = reason
-        self.reconnections[reason] = self.reconnections.get(reason, 0) + 1
+        self.reconnections[loss] = self.reconnections.get(loss, 0) + 1
+
+    def refusal(self, code: str) -> None:
+        """Redis has answered with an error."""
+        code = code if code in CODES else "ERR"
+        self.refused[code] = self.refused.get(code, 0) + 1
 
 
 class Tally:
     """What became of the messages of one layer."""
 
-    __slots__ = ("delivered", "expired", "full", "malformed", "unknown")
+    __slots__ = ("delivered", "expired", "full", "late", "malformed", "sent", "unknown")
 
     def __init__(self) -> None:
         #: Taken by consumers that are gone.
@@ -54,8 +69,12 @@ class Tally:
         self.expired = 0
         #: Dropped because the mailbox was full.
         self.full = 0
+        #: Replies dropped because nobody waits for them any more.
+        self.late = 0
         #: Dropped because it was no message.
         self.malformed = 0
+        #: Ready to be sent, by the number of their form.
+        self.sent = [0] * 16
         #: Dropped because its channel is gone.
         self.unknown = 0
 
@@ -71,7 +90,11 @@ class HubStatistics:
         since: When the state began, seconds since 1970.
         epoch: How many links there have been.
         last_error: Why the last link was lost or could not be made.
-        reconnections: Lost links, by reason.
+        reconnections: Lost links, by kind of reason: ``closed`` by the server, ``network`` (the
+            operating system reports an error), ``silent``, ``deaf``, ``no master``, ``desync``,
+            ``internal``. ``last_error`` has the reason itself.
+        refused: Commands and subscriptions that Redis answered with an error, by its code, such as
+            ``NOPERM`` or ``OOM``; ``ERR`` for all codes that are rare.
         wanted: Topics that somebody here wants.
         active: Topics that Redis has confirmed.
         patterns: Distinct patterns among them; each slows every PUBLISH on the server.
@@ -93,6 +116,7 @@ class HubStatistics:
     epoch: int
     last_error: str | None
     reconnections: dict[str, int]
+    refused: dict[str, int]
     wanted: int
     active: int
     patterns: int
@@ -117,9 +141,13 @@ class LayerStatistics:
         groups: Groups that have members here.
         waiting: Messages in the mailboxes of direct channels.
         deepest: The channel with the most messages waiting, and how many; None if all are empty.
+        requests: Requests of this process that wait for their replies.
+        sent: Messages that verbs were to send, by kind: ``group``, ``direct``, ``worker``, ``reply``
+            (failures are replies too). Those whose verb raised afterwards are among them.
         delivered: Messages that consumers have taken.
         dropped: Messages that no consumer took, by reason: ``full``, ``expired``, ``malformed``,
-            ``unknown`` (the channel is gone).
+            ``unknown`` (the channel is gone), ``late`` (a reply for which nobody waits any more).
+        lag: Seconds from sending to arrival here; None if nothing came in the last minute.
     """
 
     connection: HubStatistics
@@ -127,5 +155,8 @@ class LayerStatistics:
     groups: int
     waiting: int
     deepest: tuple[str, int] | None
+    requests: int
+    sent: dict[str, int]
     delivered: int
     dropped: dict[str, int]
+    lag: Lag | None

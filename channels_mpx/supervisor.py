@@ -33,7 +33,7 @@ from .pulse import Pulse
 from .router import Router
 from .statistics import Counters
 from .traffic import Traffic
-from .wire import Dialer, Link
+from .wire import Dialer, Link, Loss
 
 __all__ = ["Supervisor"]
 
@@ -44,6 +44,9 @@ CLOSED = "closed"
 
 #: Seconds that a closing supervisor waits for replies that are under way.
 DRAIN = 1.0
+
+#: The most seconds between attempts while the server refuses us: that takes a person to change.
+REFUSED_PAUSE = 5.0
 
 #: Seconds that a link must live before the next loss starts with short delays again.
 STEADY = 1.0
@@ -97,6 +100,8 @@ class Supervisor:
             options.ping_timeout,
             role_interval=options.probe_interval,
         )
+        #: Whether the last attempt was refused, to a process that had been connected before.
+        self._is_refused = False
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -109,6 +114,12 @@ class Supervisor:
         """Whether anything is under way, or waits for a link or a confirmation."""
         return self._home.is_busy or self.traffic.is_awaited
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether that is so, or replies are awaited."""
+        link = self.traffic.link
+        return self.is_needed or (link is not None and link.in_flight > 0)
+
     def link_lost(self, link: Link, reason: str) -> None:
         """See `LinkWatcher.link_lost`."""
         self._pulse.stop()
@@ -117,7 +128,7 @@ class Supervisor:
             logger.info("x closed the link to %s", link.address)
         else:
             logger.warning("x lost the link to %s: %s", link.address, reason)
-            self._counters.lost(reason)
+            self._counters.lost(reason, link.loss.value)
         if reason is not CLOSED or self._listener.is_awaited():
             self._open_gap(reason)
         self._changed.set()
@@ -138,7 +149,7 @@ class Supervisor:
         """Keep a link until told to leave or cancelled."""
         self._task = asyncio.current_task()
         self._tick()
-        waits = self._delays()
+        waits, patient_waits = self._delays(), self._delays(REFUSED_PAUSE)
         try:
             while not self.is_leaving or self.is_needed:
                 began = self.loop.time()
@@ -147,12 +158,12 @@ class Supervisor:
                         await self._changed.wait()
                 except Exception:  # whatever it is, the process must not stay without a link
                     logger.exception("! the supervisor stumbled")
-                    self.traffic.lose("an error of our own")
+                    self.traffic.lose("an error of our own", Loss.INTERNAL)
                 if self.traffic.link is not None:
                     break  # told to leave, with a link on which what is under way can end
                 if self.loop.time() - began > STEADY:
-                    waits = self._delays()
-                await asyncio.sleep(next(waits))
+                    waits, patient_waits = self._delays(), self._delays(REFUSED_PAUSE)
+                await asyncio.sleep(next(patient_waits if self._is_refused else waits))
             await self._drain()
         except asyncio.CancelledError:
             if not self.is_leaving:
@@ -183,7 +194,10 @@ class Supervisor:
     def forsake(self) -> None:
         """The loop has stopped or does not answer: forget what is there. From another thread."""
         logger.warning("x the event loop of the connection stopped without ending its tasks")
-        link = self.traffic.retire("its event loop stopped")
+        reason = "its event loop stopped"
+        link = self.traffic.retire(reason)
+        if link is not None:
+            self._open_gap(reason)
         self.is_leaving = True
         with contextlib.suppress(RuntimeError):  # the loop may be closed
             if self.loop.is_running():
@@ -202,10 +216,13 @@ class Supervisor:
             if error.reason != self._counters.last_error:
                 logger.warning("x no link to %s: %s", error.address, error.reason)
             self._counters.last_error = error.reason
-            if isinstance(error, exceptions.LinkRefused) and not self._counters.epoch:
+            is_refusal = isinstance(error, exceptions.LinkRefused)
+            self._is_refused = is_refusal and self._counters.epoch > 0
+            if is_refusal and not self._is_refused:
                 # Waiting would not help whoever has just configured it wrongly.
                 self.traffic.fail(error)
             return False
+        self._is_refused = False
         self._counters.linked()
         logger.info("= linked to %s, epoch %d", link.address, self._counters.epoch)
         wanted = self.traffic.begin(link)
@@ -224,8 +241,10 @@ class Supervisor:
                 last.cancel()
                 return
 
-    def _delays(self) -> Iterator[float]:
-        return delays(self._options.reconnect_delay, self._options.max_reconnect_delay)
+    def _delays(self, least: float = 0.0) -> Iterator[float]:
+        """Return pauses between attempts, which grow to the option, and to ``least`` at least."""
+        most = max(self._options.max_reconnect_delay, least)
+        return delays(self._options.reconnect_delay, most)
 
     def _tick(self) -> None:
         self._listener.tick()

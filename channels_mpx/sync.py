@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from . import exceptions
 from .hub import Hub
+from .preparation import Preparation, Prepared
 from .serializers import Message
 
-__all__ = ["Prepared", "SyncVerbs"]
-
-Prepared = tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]
-"""What a verb needs at home: what to call there, and with what."""
-
-
-class Preparing(Protocol):
-    """What checks a verb's arguments and encodes its message, in the caller's thread."""
-
-    def prepare_send(self, channel: str, message: Message) -> Prepared:
-        """Return what ``send`` calls at home."""
-
-    def prepare_group_send(self, group: str, message: Message) -> Prepared:
-        """Return what ``group_send`` calls at home."""
-
-    def prepare_membership(self, is_add: bool, group: str, channel: str) -> Prepared:
-        """Return what ``group_add`` or ``group_discard`` calls at home."""
+__all__ = ["SyncVerbs"]
 
 
 class SyncVerbs:
@@ -36,29 +20,39 @@ class SyncVerbs:
     the process share its one connection.
 
     Args:
-        layer: Checks and encodes.
+        preparation: Checks and encodes, in the caller's thread.
         hub: The connection.
     """
 
-    def __init__(self, layer: Preparing, hub: Hub) -> None:
-        self._layer = layer
+    def __init__(self, preparation: Preparation, hub: Hub) -> None:
+        self._preparation = preparation
         self._hub = hub
 
     def send(self, channel: str, message: Message) -> None:
         """Send a message to one channel; see `MultiplexedChannelLayer.send`."""
-        self._call("send", *self._layer.prepare_send(channel, message))
+        self._call("send", self._preparation.send(channel, message))
 
     def group_send(self, group: str, message: Message) -> None:
         """Send a message to a group; see `MultiplexedChannelLayer.group_send`."""
-        self._call("group_send", *self._layer.prepare_group_send(group, message))
+        self._call("group_send", self._preparation.group_send(group, message))
 
     def group_add(self, group: str, channel: str) -> None:
         """Add a member to a group; see `MultiplexedChannelLayer.group_add`."""
-        self._call("group_add", *self._layer.prepare_membership(True, group, channel))
+        self._call("group_add", self._preparation.membership(True, group, channel))
 
     def group_discard(self, group: str, channel: str) -> None:
         """End a membership; see `MultiplexedChannelLayer.group_discard`."""
-        self._call("group_discard", *self._layer.prepare_membership(False, group, channel))
+        self._call("group_discard", self._preparation.membership(False, group, channel))
+
+    def request(self, channel: str, message: Message, timeout: float | None = None) -> Message:
+        """Send a request and block until the reply is there; see `MultiplexedChannelLayer.request`."""
+        prepared = self._preparation.request(channel, message, timeout)
+        reply: Message = self._call("request", prepared, self._preparation.deadline(timeout))
+        return reply
+
+    def reply(self, event: Message, message: Message) -> None:
+        """Answer a request; see `MultiplexedChannelLayer.reply`."""
+        self._call("reply", self._preparation.reply(event, message))
 
     def close(self) -> None:
         """Close the connection; the next verb connects again.
@@ -70,7 +64,8 @@ class SyncVerbs:
             raise exceptions.SyncCallFromAsync(verb="close")
         self._hub.close()
 
-    def _call(self, name: str, verb: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
+    def _call(self, name: str, prepared: Prepared, allowance: float = 0) -> Any:
         if _get_running_loop() is not None:
             raise exceptions.SyncCallFromAsync(verb=name)
-        self._hub.call_sync(verb, *args)
+        verb, args = prepared
+        return self._hub.call_sync(verb, *args, allowance=allowance)

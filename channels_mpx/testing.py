@@ -35,7 +35,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Sent:
-    """One message that a layer sent.
+    """One message or request that a layer sent.
 
     Attributes:
         kind: ``group``, ``direct`` or ``worker``.
@@ -61,6 +61,7 @@ class Broker(MemoryBroker):
         self._random = random.Random(seed)
         self._rate = 0.0
         self._is_down = False
+        self._is_losing = False
         self._held: list[tuple[MemoryLink, tuple[Any, ...]]] | None = None
         self._layers: list[MultiplexedChannelLayer] = []
         #: What the layers have sent, in order, dropped or not.
@@ -96,7 +97,10 @@ class Broker(MemoryBroker):
 
     @contextlib.contextmanager
     def drop(self, rate: float) -> Iterator[None]:
-        """Drop this share of the messages, 0 to 1, while the context lasts."""
+        """Drop this share of the messages, 0 to 1, while the context lasts.
+
+        Whoever sends does not notice: the broker has taken the message, and loses it.
+        """
         previous, self._rate = self._rate, rate
         try:
             yield
@@ -125,26 +129,33 @@ class Broker(MemoryBroker):
 
     def hold(self, link: MemoryLink, what: tuple[Any, ...]) -> bool:
         """See `MemoryBroker.hold`."""
+        if self._is_losing:
+            return True
         if self._held is None:
             return False
         self._held.append((link, what))
         return True
 
     def publish(self, channel: bytes, payload: bytes) -> int:
-        """See `MemoryBroker.publish`; notes the message, and may drop it."""
+        """See `MemoryBroker.publish`; notes the message, and may drop it on its way."""
         self._note(channel, payload)
-        if self._rate and self._random.random() < self._rate:
-            return 0
-        return super().publish(channel, payload)
+        with self.lock:
+            self._is_losing = bool(self._rate) and self._random.random() < self._rate
+            try:
+                return super().publish(channel, payload)
+            finally:
+                self._is_losing = False
 
-    def _push(self, key: bytes, bell: bytes, payload: bytes, capacity: int, wait: int) -> int:
+    def _push(
+        self, key: bytes, bell: bytes, payload: bytes, capacity: int, wait: int, is_request: int
+    ) -> int:
         self._note(key, payload)
-        return super()._push(key, bell, payload, capacity, wait)
+        return super()._push(key, bell, payload, capacity, wait, is_request)
 
     def _note(self, name: bytes, payload: bytes) -> None:
         """Add a message of ours to the outbox."""
         try:
-            form, is_encrypted, local, start = envelope.unwrap(payload)
+            form, is_encrypted, local, start, _ = envelope.unwrap(payload)
         except exceptions.DecodingError:
             return
         if form not in (Form.GROUP, Form.DIRECT, Form.WORKER):

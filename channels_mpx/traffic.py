@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from . import exceptions
+from .backoff import delays
 from .frames import Subscribe, Subscriber
 from .names import Topic
-from .parking import Confirmations, Parking
+from .parking import PAUSES, Confirmations, Parking, Retries
 from .router import IllegalTransition, Router, State
+from .scripts import Script
 from .statistics import Counters
-from .wire import Argument, Link, Pending
+from .wire import NOT_MASTER, PASSING, Argument, Command, Link, Loss, Pending
 
 __all__ = ["LinkWatcher", "Traffic"]
 
@@ -30,6 +32,10 @@ logger = logging.getLogger("channels_mpx.multiplexer")
 
 #: Seconds before a subscription that was active once and is refused now is asked for again.
 REFUSED_PAUSE = 5.0
+
+
+#: Commands that `Traffic.run` sends again itself: the next link may not know a script's digest.
+_SCRIPTS = frozenset({b"EVAL", b"EVALSHA"})
 
 
 class LinkWatcher(Protocol):
@@ -76,6 +82,7 @@ class Traffic:
         self._refusals: set[str] = set()
         self._pump_handle: asyncio.Handle | None = None
         self._retry_handle: asyncio.TimerHandle | None = None
+        self._retries = Retries(loop, self._try_again)
 
     def __repr__(self) -> str:
         return f"<Traffic {self.link!r} {self._router!r} parked={len(self.parking)}>"
@@ -91,9 +98,10 @@ class Traffic:
         """Send a command, now or when there is a link; the future gets its reply.
 
         Raises (the future):
-            CommandRefused: Redis's own error.
+            CommandRefused: Redis's own error; one that passes, such as ``BUSY``, at the deadline.
             LinkLost: The link was lost after the command had been written.
-            LinkUnavailable: There was no link until the deadline; nothing was sent.
+            LinkUnavailable: There was no link until the deadline, or too much waits for one;
+                nothing was sent.
         """
         future: asyncio.Future[Any] = self.loop.create_future()
         self._counters.commands += 1
@@ -112,6 +120,19 @@ class Traffic:
         future: asyncio.Future[int] = self.loop.create_future()
         link.send((b"PUBLISH", channel, payload), future)
         return future
+
+    async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
+        """Run a script and return its result. Raises what `command` does."""
+        self._counters.commands += 1
+        deadline = self.loop.time() + self._timeout
+        for pause in delays(*PAUSES):
+            link = await self.linked()
+            try:
+                return await link.run(script, keys, args)
+            except exceptions.CommandRefused as error:
+                if error.code not in PASSING or self.loop.time() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause)
 
     async def linked(self) -> Link:
         """Return the link, waiting for one if there is none. Raises what `command` does."""
@@ -169,9 +190,12 @@ class Traffic:
         self._router.made()
         wanted = self._router.wanted
         self._pump()
+        self._send_parked(link)
+        return wanted
+
+    def _send_parked(self, link: Link) -> None:
         for command, future in self.parking.release():
             link.send(command, future)
-        return wanted
 
     def lost(self, link: Link, reason: str, unsent: Sequence[Pending]) -> None:
         """See `Receiver.lost`."""
@@ -192,10 +216,10 @@ class Traffic:
         self._confirmations.announce(self._router.events())
         return link
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, loss: Loss = Loss.CLOSED) -> None:
         """End the link, if there is one."""
         if self.link is not None:
-            self.link.lose(reason)
+            self.link.lose(reason, loss)
 
     def fail(self, error: Exception) -> None:
         """Fail whatever waits for a link or a confirmation."""
@@ -204,6 +228,7 @@ class Traffic:
 
     def end(self) -> None:
         """Let go of the loop."""
+        self._retries.stop()
         for handle in (self._pump_handle, self._retry_handle):
             if handle is not None:
                 handle.cancel()
@@ -235,7 +260,7 @@ class Traffic:
         try:
             self._router.acknowledged(topic, subscribed)
         except IllegalTransition as error:
-            self.lose(str(error))
+            self.lose(str(error), Loss.DESYNC)
             return
         self._pump()
         if subscribed:
@@ -247,14 +272,41 @@ class Traffic:
         if str(error) not in self._refusals:
             self._refusals.add(str(error))
             logger.warning("! %s", error)
+        code = error.code if isinstance(error, exceptions.CommandRefused) else ""
+        self._counters.refusal(code)
         try:
-            self._router.refused(topic, error)
+            self._router.refused(topic, error, code in PASSING)
         except IllegalTransition as illegal:
-            self.lose(str(illegal))
+            self.lose(str(illegal), Loss.DESYNC)
+            return
+        if code in PASSING:
+            self._retries.ask()
             return
         self._retry_later()
         self._pump()
         self._watcher.topic_settled()
+
+    def failed(
+        self, command: Command, future: asyncio.Future[Any], error: exceptions.CommandRefused
+    ) -> None:
+        """See `Receiver.failed`. What was refused for a reason that passes is sent again."""
+        code = error.code
+        if code != "NOSCRIPT":  # which is no news, see `Link.run`
+            self._counters.refusal(code)
+        if code in PASSING and command[0] not in _SCRIPTS:
+            self.parking.park(command, future, error)
+            self._retries.ask()
+        else:
+            future.set_exception(error)
+        if code in NOT_MASTER:
+            self.lose(error.text, Loss.NO_MASTER)
+
+    def _try_again(self) -> None:
+        """Ask the server once more for what it was not ready for."""
+        self._router.retry()
+        self._pump()
+        if self.link is not None:
+            self._send_parked(self.link)
 
     def _retry_later(self) -> None:
         if self._retry_handle is None:
@@ -280,11 +332,12 @@ class Traffic:
                 self.link.unsubscribe(command.kind, command.names)
         self._confirmations.announce(self._router.events())
 
-    def _unavailable(self) -> Exception:
+    def _unavailable(self, obstacle: str | None = None) -> Exception:
+        reason = self._counters.last_error or "still connecting"
         return exceptions.LinkUnavailable(
             address=self._address,
-            seconds=self._timeout,
-            reason=self._counters.last_error or "still connecting",
+            seconds=0 if obstacle else self._timeout,
+            reason=f"{reason}; {obstacle}" if obstacle else reason,
         )
 
     def _not_confirmed(self, topic: Topic) -> Exception:

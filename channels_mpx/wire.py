@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
+from .exceptions import CommandRefused
 from .names import Kind, Topic
 from .scripts import Script
 
-__all__ = ["Argument", "Command", "Dialer", "Link", "Pending", "Receiver"]
+__all__ = [
+    "NOT_MASTER",
+    "PASSING",
+    "Argument",
+    "Command",
+    "Dialer",
+    "Link",
+    "Loss",
+    "Pending",
+    "Receiver",
+    "size_of",
+]
 
 Argument = bytes | int
 Command = tuple[Argument, ...]
 Pending = tuple[Command, "asyncio.Future[Any]"]
+
+#: Codes of errors with which only a replica answers (Redis source, ``shared`` error objects).
+NOT_MASTER = frozenset({"READONLY", "MASTERDOWN"})
+
+#: Codes of errors that pass. The server has carried nothing out, and will later, or another will.
+PASSING = NOT_MASTER | {"LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN"}
+
+
+class Loss(str, enum.Enum):
+    """Why links are lost, in few enough words to count them. The reason beside it tells more."""
+
+    #: The server, or something between, has closed the connection.
+    CLOSED = "closed"
+    #: The operating system reports an error: reset, timed out, no route.
+    NETWORK = "network"
+    #: No sign of life after a PING.
+    SILENT = "silent"
+    #: A message to ourselves did not come back.
+    DEAF = "deaf"
+    #: The server is not a master any more.
+    NO_MASTER = "no master"
+    #: The server said what no server says.
+    DESYNC = "desync"
+    #: An error of our own.
+    INTERNAL = "internal"
 
 
 class Receiver(Protocol):
@@ -31,6 +69,9 @@ class Receiver(Protocol):
     def refused(self, topic: Topic, error: Exception) -> None:
         """Redis has refused to subscribe to a topic."""
 
+    def failed(self, command: Command, future: asyncio.Future[Any], error: CommandRefused) -> None:
+        """Redis has answered a command with an error, for whoever waits for ``future``."""
+
     def lost(self, link: Link, reason: str, unsent: Sequence[Pending]) -> None:
         """The link has ended; ``unsent`` never left and may go out on the next one."""
 
@@ -43,11 +84,14 @@ class Link(Protocol):
     #: Bytes read and written so far.
     bytes_read: int
     bytes_written: int
+    #: What kind of reason `lose` was given.
+    loss: Loss
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
-        """Send a command; its reply or its error is set on ``future``. Never waits or raises.
+        """Send a command; its reply is set on ``future``. Never waits or raises.
 
-        The error is `LinkUnavailable` if too much waits to be written already.
+        Redis's error goes to `Receiver.failed`; one of ours is set on ``future``. It is
+        `LinkUnavailable` if too much waits to be written already.
         """
 
     def run(
@@ -61,7 +105,7 @@ class Link(Protocol):
     def unsubscribe(self, kind: Kind, names: Sequence[bytes]) -> None:
         """Unsubscribe; the receiver learns about each name. Never waits."""
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, loss: Loss = Loss.CLOSED) -> None:
         """End the link at once; everything that waits for a reply fails with ``reason``."""
 
     def disown(self) -> None:
@@ -89,3 +133,8 @@ class Dialer(Protocol):
             LinkRefused: The server answers, and trying again will not help.
             LinkUnavailable: It cannot be reached, or is not ready.
         """
+
+
+def size_of(command: Command) -> int:
+    """Return about how many bytes a command holds."""
+    return sum(len(word) if isinstance(word, bytes) else 8 for word in command)

@@ -164,19 +164,31 @@ class Workers:
     def __repr__(self) -> str:
         return f"<Workers {self._queues}>"
 
-    async def push(self, channel: str, payload: bytes, capacity: int, expiry: float) -> bool:
-        """Put a message at the end of a queue; return whether there was room.
+    async def push(
+        self,
+        channel: str,
+        payload: bytes,
+        capacity: int,
+        expiry: float,
+        is_request: bool = False,
+    ) -> int:
+        """Put a message at the end of a queue.
 
         Args:
             channel: The worker channel.
             payload: The envelope.
             capacity: How many messages may wait.
             expiry: Seconds that this one may wait.
+            is_request: Whether it is of no use unless somebody listens now.
+
+        Returns:
+            How many processes have heard the bell, -1 if there was no room. A request that nobody
+            has heard is not in the queue.
         """
-        names = self.hub.names
-        arguments = (names.bell(channel), payload, capacity, max(1, round(expiry * 1000)))
-        heard = await self.hub.run(PUSH, (names.queue(channel),), arguments)
-        return bool(heard >= 0)
+        names, milliseconds = self.hub.names, max(1, round(expiry * 1000))
+        arguments = (names.bell(channel), payload, capacity, milliseconds, int(is_request))
+        heard: int = await self.hub.run(PUSH, (names.queue(channel),), arguments)
+        return heard
 
     async def pop(self, channel: str) -> bytes | None:
         """Take the oldest entry from a queue; None if there is none."""

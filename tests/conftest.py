@@ -13,6 +13,17 @@ from tests.proxy import Proxy
 from tests.servers import HOST, Certificates, RedisServer
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--full``: the fault tests at their full size, which takes minutes."""
+    parser.addoption("--full", action="store_true", help="run fault tests at their full size")
+
+
+@pytest.fixture(scope="session")
+def is_full(pytestconfig: pytest.Config) -> bool:
+    """Whether fault tests run at their full size."""
+    return bool(pytestconfig.getoption("--full"))
+
+
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:
     """The server of the whole session; tests take `redis_server`."""

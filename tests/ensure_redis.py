@@ -31,7 +31,7 @@ def find() -> str | None:
     return None
 
 
-def install() -> None:
+def install(package: str) -> None:
     """Install Debian's package if we are root, or may become root without a password."""
     if shutil.which("apt-get") is None:
         return
@@ -45,15 +45,15 @@ def install() -> None:
     else:
         return
     apt_get = [*root, "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]
-    print("Installing redis-server with apt-get.", flush=True)
+    print(f"Installing {package} with apt-get.", flush=True)
     subprocess.run([*apt_get, "update"], stdin=subprocess.DEVNULL)
-    # Its service may start, or fail to: the tests use servers of their own, on free ports.
-    packages = ["--no-install-recommends", "redis-server"]
+    packages = ["--no-install-recommends", package]
     subprocess.run([*apt_get, "install", *packages], stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
     if shutil.which("redis-server") is None:
-        install()
+        # Its service may start, or fail to: the tests use servers of their own, on free ports.
+        install("redis-server")
     if problem := find():
         sys.exit(f"{problem} {ADVICE}")

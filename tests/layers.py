@@ -10,11 +10,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from channels_mpx import MultiplexedChannelLayer
+from channels_mpx import LinkLost, MultiplexedChannelLayer
 from tests.servers import RedisServer
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +65,33 @@ async def reading(
         await asyncio.gather(task, return_exceptions=True)
 
 
+@contextlib.asynccontextmanager
+async def answering(
+    layer: Any, channel: str, answer: Callable[[dict[str, Any]], dict[str, Any]]
+) -> AsyncIterator[None]:
+    """Answer the requests that come to a channel inside of the block.
+
+    What ``answer`` raises goes to whoever has asked; a reply that the link loses is lost.
+    """
+
+    async def serve() -> None:
+        while True:
+            event = await layer.receive(channel)
+            try:
+                await layer.reply(event, answer(event))
+            except ArithmeticError as error:
+                await layer.reply_error(event, error)
+            except LinkLost:
+                continue
+
+    task = asyncio.ensure_future(serve())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def settle(layer: MultiplexedChannelLayer, channel: str) -> list[dict[str, Any]]:
     """Return what a channel holds once everything sent to it before has arrived.
 
@@ -75,6 +102,12 @@ async def settle(layer: MultiplexedChannelLayer, channel: str) -> list[dict[str,
     while (message := await receive(layer, channel))["type"] != "settle":
         messages.append(message)
     return messages
+
+
+def is_active(layer: MultiplexedChannelLayer) -> bool:
+    """Return whether Redis has confirmed all that is wanted."""
+    numbers = layer.statistics().connection
+    return numbers.state == "connected" and numbers.active == numbers.wanted
 
 
 def subscriptions(server: RedisServer, prefix: str = "mpx") -> set[str]:
@@ -110,6 +143,11 @@ def calls(server: RedisServer, *ignored: str) -> dict[str, int]:
 def connections_received(server: RedisServer) -> int:
     """Return how many connections were ever made to the server."""
     return int(server.command("INFO", "stats")["total_connections_received"])
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process has now; Linux only."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def environment(**extra: str) -> dict[str, str]:

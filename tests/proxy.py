@@ -35,7 +35,11 @@ class Proxy:
         self._piece = CHUNK
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._is_hole = False
+        self._swallowed: set[asyncio.StreamWriter] = set()
+        self._left_down: int | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -73,8 +77,26 @@ class Proxy:
         self._flowing.clear()
 
     def resume(self) -> None:
-        """Forward again, beginning with what was held back."""
+        """Forward again, beginning with what was held back; end `swallow`."""
+        self._is_hole = False
         self._flowing.set()
+
+    def swallow(self) -> None:
+        """Be a black hole: take bytes and drop them, for open connections and for new ones.
+
+        `resume` ends it for new connections only: nobody knows what the old ones have missed.
+        """
+        self._is_hole = True
+        self._swallowed |= self._writers
+
+    def end_after(self, size: int) -> None:
+        """Forward so many more bytes to clients, and then close all connections in order (FIN)."""
+        self._left_down = size
+
+    def say(self, data: bytes) -> None:
+        """Tell all clients something that the server has not said."""
+        for writer in self._clients:
+            writer.write(data)
 
     def delay(self, seconds: float) -> None:
         """Forward each chunk this much later, in both directions; throughput stays."""
@@ -92,13 +114,14 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Run one connection until either side ends it; then end the other side alike."""
-        self._writers.add(writer)
+        self._adopt(writer)
+        self._clients.add(writer)
         ends = [writer]
         pumps: list[asyncio.Task[None]] = []
         try:
             await self._flowing.wait()
             server_reader, server_writer = await asyncio.open_connection(*self.target)
-            self._writers.add(server_writer)
+            self._adopt(server_writer)
             ends.append(server_writer)
             pumps = [
                 asyncio.create_task(self._pump(reader, server_writer, "up")),
@@ -119,6 +142,13 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
                 self._writers.discard(end)
+                self._swallowed.discard(end)
+                self._clients.discard(end)
+
+    def _adopt(self, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        if self._is_hole:
+            self._swallowed.add(writer)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
@@ -158,8 +188,17 @@ class Proxy:
     ) -> None:
         for start in range(0, len(data), self._piece):
             piece = data[start : start + self._piece]
+            if writer in self._swallowed:
+                return
+            if direction == "down" and self._left_down is not None:
+                piece = piece[: self._left_down]
+                self._left_down -= len(piece)
             writer.write(piece)
             await writer.drain()
+            if direction == "down" and self._left_down == 0:
+                self._left_down = None
+                self.close()
+                return
             for _ in range(2):  # so that a reader in this loop gets this piece alone
                 await asyncio.sleep(0)
             if direction == "up":

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -22,15 +23,19 @@ from typing import Any
 
 import pytest
 import redis
+from channels.layers import get_channel_layer
+from channels.routing import ChannelNameRouter
+from channels.worker import Worker
+from django.test import RequestFactory, override_settings
 from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
-from channels_mpx import ConfigurationError, MultiplexedChannelLayer, exceptions
+from channels_mpx import ClosedError, ConfigurationError, MultiplexedChannelLayer, exceptions
 from channels_mpx.options import Options
 from channels_mpx.router import TRANSITIONS
 from tests.helpers import eventually
 from tests.integration.test_connection import MINIMAL
-from tests.layers import environment, open_layer, receive
+from tests.layers import environment, open_layer, receive, subscriptions
 from tests.servers import RedisServer, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +48,7 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts
 
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"^### `(\w+)`$(.*?)(?=^###? |\Z)", re.MULTILINE | re.DOTALL)
+LOGGING = re.compile(r"logger\.(debug|info|warning|error|exception|critical)$")
 WRONG = re.compile(r"^\| `(\{.*?\})` \| (.*?) \|$", re.MULTILINE)
 
 
@@ -132,7 +138,7 @@ def logged(path: Path) -> Iterator[tuple[str, str, str]]:
     tree = ast.parse(path.read_text())
     name = re.search(r'^logger = logging.getLogger\("(.+)"\)$', path.read_text(), re.MULTILINE)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+        if isinstance(node, ast.Call) and LOGGING.match(ast.unparse(node.func)):
             assert name is not None
             assert isinstance(node.args[0], ast.Constant)
             yield name[1], ast.unparse(node.func)[7:].upper(), node.args[0].value
@@ -148,7 +154,7 @@ def test_logging_lists_every_record() -> None:
         )
         for level, text in re.findall(r"^\| ([A-Z]+) \| `(.+?)` \|", section, re.MULTILINE)
     }
-    assert shown == {record for path in PACKAGE.glob("*.py") for record in logged(path)}
+    assert shown == {record for path in PACKAGE.rglob("*.py") for record in logged(path)}
 
 
 # Explanation
@@ -168,7 +174,11 @@ def test_how_it_works_names_every_module() -> None:
     """The table of modules has each module of the package once."""
     page = DOCS / "explanation" / "how-it-works.md"
     names = [name.strip("`") for name, _ in rows(page, "| Module | Is |")]
-    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py"}
+    modules = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
     assert sorted(names) == sorted(modules - {"__init__"})
 
 
@@ -255,6 +265,27 @@ async def test_example_of_a_multiplexer_runs(redis_server: RedisServer) -> None:
     """The multiplexer hears what it has published."""
     example = load(EXAMPLES / "multiplexer.py")
     assert await asyncio.wait_for(example.listen(redis_server.url), 10) == b"sunny"
+
+
+async def test_example_of_a_request_runs(redis_server: RedisServer) -> None:
+    """A view asks a worker as `runworker` runs it, and finds none afterwards."""
+    example = load(EXAMPLES / "request_reply.py")
+    backend = "channels_mpx.MultiplexedChannelLayer"
+    layers = {"default": {"BACKEND": backend, "CONFIG": {"hosts": [redis_server.url]}}}
+    with override_settings(CHANNEL_LAYERS=layers):
+        layer = get_channel_layer()
+        application = ChannelNameRouter({"prices": example.Prices.as_asgi()})
+        worker = asyncio.ensure_future(Worker(application, ["prices"], layer).handle())
+        await eventually(lambda: "mpx:bell:prices" in subscriptions(redis_server))
+        for fruit, price in (("apple", 3), ("pear", 4), ("plum", None)):
+            response = await example.price(RequestFactory().get("/"), fruit)
+            assert (response.status_code, json.loads(response.content)) == (200, {"price": price})
+        await layer.aclose()
+        with pytest.raises(ClosedError):
+            await worker
+        response = await example.price(RequestFactory().get("/"), "apple")
+        assert response.status_code == 503
+        await layer.aclose()
 
 
 async def test_example_of_the_wire_reaches_a_group(redis_server: RedisServer) -> None:

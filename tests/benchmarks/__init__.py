@@ -15,8 +15,16 @@ How fairness is kept:
   starts and then keeps the interpreter's defaults.
 * A slow peer is stopped at the end of a window, and its rate is what it did until then.
 * A cell that fails is reported with the exception's type and text.
+* Rows with consumers measure for the same time instead of the same number: the sender keeps as many
+  messages under way for every peer (:mod:`tests.benchmarks.feed`), then stops, and what has not
+  come when nothing comes any more counts as dropped.
+* Every text that a consumer sends, every byte that a WebSocket client reads and every answer to a
+  request is compared with what it has to be; consumers that got different numbers are an error.
+* All peers run the same consumer class; only its base differs, where the mixin is measured.
 
 What each row measures is written in its function in :mod:`tests.benchmarks.measures_layer`,
-:mod:`tests.benchmarks.measures_sync` and :mod:`tests.benchmarks.measures_bare`, and in short in
-:mod:`tests.benchmarks.rows`, which is printed below the tables.
+:mod:`tests.benchmarks.measures_sync`, :mod:`tests.benchmarks.measures_consumers`,
+:mod:`tests.benchmarks.measures_sockets`, :mod:`tests.benchmarks.measures_requests` and
+:mod:`tests.benchmarks.measures_bare`, and in short in :mod:`tests.benchmarks.rows`, which is
+printed below the tables.
 """

@@ -61,7 +61,8 @@ def turns(options: argparse.Namespace) -> Iterator[Key]:
             start = turn % len(peers) if peers else 0
             for peer in peers[start:] + peers[:start]:
                 for loop in options.loop:
-                    yield name, peer, loop
+                    if loop in ROWS[name].loops:
+                        yield name, peer, loop
 
 
 def measure_all(options: argparse.Namespace) -> tuple[dict[Key, Outcome], str]:

@@ -76,25 +76,37 @@ class Context:
         return quick if self.quick else full
 
     @property
+    def span(self) -> float:
+        """Return the seconds for which every peer is measured in rows without a fixed number."""
+        return 1.0 if self.quick else 2.5
+
+    @property
     def window(self) -> float:
         """Return the seconds after which a slow peer is stopped."""
         return 3.0 if self.quick else 10.0
 
     def layer(self) -> Any:
         """Make the peer's layer, with the same settings for all."""
-        return make_layer(self.peer.removesuffix(".sync"), self.url)
+        return make_layer(self.peer, self.url)
+
+
+def variant(peer: str) -> str:
+    """Return how a peer uses its layer: ``sync``, ``mixin``, or nothing special."""
+    name, _, last = peer.rpartition(".")
+    return last if name in LAYERS else ""
 
 
 def make_layer(peer: str, url: str) -> Any:
-    """Make the layer called ``peer``.
+    """Make the layer that ``peer`` uses.
 
     Raises:
         ImportError: The peer is not installed.
         AttributeError: The peer has no such layer.
     """
-    module, _, name = LAYERS[peer].rpartition(".")
+    layer = peer.removesuffix(f".{variant(peer)}")
+    module, _, name = LAYERS[layer].rpartition(".")
     factory = getattr(importlib.import_module(module), name)
-    if peer == "in-memory":
+    if layer == "in-memory":
         return factory(capacity=CAPACITY)
     return factory(hosts=[url], capacity=CAPACITY)
 
@@ -113,6 +125,15 @@ def prepare(loop: str) -> None:
 def level() -> None:
     """Collect garbage, so that no peer pays for what happened before the clock started."""
     gc.collect()
+
+
+async def input_lines() -> asyncio.StreamReader:
+    """Return this process's input, to be read without blocking the event loop."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    return reader
 
 
 async def settle() -> None:

@@ -8,7 +8,8 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 PACKAGES = (
-    "channels_mpx", "channels", "channels_redis", "redis", "hiredis", "Django", "asgiref", "uvloop"
+    "channels_mpx", "channels", "channels_redis", "redis", "hiredis", "Django", "asgiref", "uvloop",
+    "daphne", "uvicorn", "websockets",
 )  # fmt: skip
 
 

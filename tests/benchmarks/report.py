@@ -14,7 +14,7 @@ Outcome = dict[str, Any]
 Key = tuple[str, str, str]
 """Row, peer, loop."""
 
-COUNTS = ("sends", "deliveries", "messages")
+COUNTS = ("sends", "deliveries", "messages", "server's cores", "clients' cores")
 """Told in the JSON file only: they say how much was done."""
 LOSSES = ("dropped", "left at the end of the window")
 """Told only when there were any."""

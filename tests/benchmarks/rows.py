@@ -6,16 +6,27 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.benchmarks import measures_bare, measures_layer, measures_sync
-from tests.benchmarks.context import Context, Result
+from tests.benchmarks import (
+    measures_bare,
+    measures_consumers,
+    measures_layer,
+    measures_requests,
+    measures_sockets,
+    measures_sync,
+)
+from tests.benchmarks.context import LOOPS, Context, Result
 
 BASELINE = "channels_redis.pubsub"
 REDIS_PEERS = ("channels_mpx", BASELINE, "channels_redis.core")
 LAYER_PEERS = (*REDIS_PEERS, "in-memory")
 SYNC_PEERS = ("channels_mpx.sync", *LAYER_PEERS)
+CONSUMER_PEERS = ("channels_mpx.mixin", "channels_mpx", BASELINE)
 BARE_PEERS = ("channels_mpx", "redis-py listen()", "redis-py get_message()")
 
-LABELS = {"channels_mpx.sync": "channels_mpx `layer.sync`"}
+LABELS = {
+    "channels_mpx.sync": "channels_mpx `layer.sync`",
+    "channels_mpx.mixin": "channels_mpx with the mixin",
+}
 """Names for the tables, where the peer's own is not clear."""
 
 Measure = Callable[[Context], "Result | Coroutine[Any, Any, Result]"]
@@ -34,6 +45,7 @@ class Row:
         baseline: The peer that ratios are against.
         lower_is_better: Whether a ratio is baseline / value instead of value / baseline.
         budgets: The lowest ratio that is expected of a peer.
+        loops: The event loops that it is measured on.
     """
 
     title: str
@@ -44,6 +56,7 @@ class Row:
     baseline: str = BASELINE
     lower_is_better: bool = False
     budgets: Mapping[str, float] = field(default_factory=dict)
+    loops: tuple[str, ...] = LOOPS
 
 
 ROWS: dict[str, Row] = {
@@ -111,6 +124,65 @@ ROWS: dict[str, Row] = {
         "growth of the process for 5,000 consumers in groups of ten, each waiting in `receive`",
         measures_layer.memory,
         lower_is_better=True,
+    ),
+    "consumers": Row(
+        "500 consumers in one group, no network",
+        "handled/s",
+        "whole `AsyncWebsocketConsumer`s; `send` compares and counts; another process floods",
+        measures_consumers.consumers,
+        peers=CONSUMER_PEERS,
+        budgets={"channels_mpx.mixin": 15},
+    ),
+    "daphne": Row(
+        "200 WebSocket clients, Daphne",
+        "frames/s",
+        "one group, flooded by another process; frames as read by clients in a third",
+        measures_sockets.daphne,
+        peers=CONSUMER_PEERS,
+        budgets={"channels_mpx.mixin": 4},
+        loops=("asyncio",),
+    ),
+    "daphne_latency": Row(
+        "`group_send` → client, Daphne, p50",
+        "µs",
+        "200 messages a second to 20 clients; until the clients' process has read the frame",
+        measures_sockets.daphne_latency,
+        peers=CONSUMER_PEERS,
+        lower_is_better=True,
+        loops=("asyncio",),
+    ),
+    "uvicorn": Row(
+        "200 WebSocket clients, uvicorn",
+        "frames/s",
+        "as under Daphne",
+        measures_sockets.uvicorn,
+        peers=CONSUMER_PEERS,
+        budgets={"channels_mpx.mixin": 7},
+        loops=("uvloop",),
+    ),
+    "uvicorn_latency": Row(
+        "`group_send` → client, uvicorn, p50",
+        "µs",
+        "as under Daphne",
+        measures_sockets.uvicorn_latency,
+        peers=CONSUMER_PEERS,
+        lower_is_better=True,
+        loops=("uvloop",),
+    ),
+    "request": Row(
+        "request → reply, one at a time, p50",
+        "µs",
+        "`layer.request` to a consumer of another process; in channels_redis by hand",
+        measures_requests.request,
+        peers=CONSUMER_PEERS,
+        lower_is_better=True,
+    ),
+    "requests": Row(
+        "64 requests in flight",
+        "requests/s",
+        "64 tasks ask one consumer of another process",
+        measures_requests.requests,
+        peers=CONSUMER_PEERS,
     ),
     "bare": Row(
         "bare receive, 100 B messages",

@@ -231,6 +231,14 @@ def envelope(form: int, body: bytes, version: int = 1, flags: int = 0) -> bytes:
     return struct.pack(">BBQ", version, form | flags, 0) + body
 
 
+ADD = b"\xa4verb\xa9group_add\xa5group\xa4room\xa7channel\xa1x"
+
+
+def request(form: int, body: bytes, target: bytes = b"") -> bytes:
+    """Return a payload of ours that asks for a reply to a process that does not exist."""
+    return envelope(form, target + b"\x130123456789abcdev!42" + body, flags=0x40)
+
+
 GARBAGE = {
     "empty": b"",
     "text": b"hello",
@@ -280,11 +288,20 @@ INBOX_GARBAGE = {
     "control": envelope(4, b"\xff"),
     "control dict": envelope(4, b"\x80"),
     "control verb": envelope(4, b"\x83\xa4verb\xa3die\xa5token\x01\xa4from\xa1x"),
-    "control answer": envelope(4, b"\x82\xa4verb\xa6answer\xa5token\x07"),
-    "control add": envelope(4, b"\x83\xa4verb\xa9group_add\xa5token\x01\xa4from\xa1x"),
-    "control types": envelope(
-        4, b"\x85\xa4verb\xa9group_add\xa5token\x01\xa4from\xa1x\xa5group\x05\xa7channel\x90"
-    ),
+    "control without an address": envelope(4, b"\x83" + ADD),
+    "control body": request(4, b"\xff"),
+    "control of nothing": request(4, b"\x80"),
+    "control of another verb": request(4, b"\x81\xa4verb\xa3die"),
+    "control of a verb that is none": request(4, b"\x81\xa4verb\x90"),
+    "control add": request(4, b"\x81\xa4verb\xa9group_add"),
+    "control types": request(4, b"\x83\xa4verb\xa9group_add\xa5group\x05\xa7channel\x90"),
+    "request without an address": envelope(2, b"\x011", flags=0x40),
+    "request with a bad address": envelope(2, b"\x011\x03a!1\x80", flags=0x40),
+    "request body": request(2, b"\xff", b"\x011"),
+    "reply without a token": envelope(6, b""),
+    "reply to nobody": envelope(6, b"\x011\x80"),
+    "failure of nothing": envelope(7, b"\x011\xff"),
+    "reply with an address": envelope(6, b"\x011\x80", flags=0x40),
 }
 
 

@@ -556,6 +556,17 @@ def test_open_an_encrypted_body() -> None:
     assert body_of(Codec(keys=["key"]), {"a": [1]}).open() == {"a": [1]}
 
 
+@pytest.mark.parametrize("message", [{"a": 1}, {"a": [1]}], ids=["flat", "nested"])
+def test_open_the_body_of_a_request(message: Message) -> None:
+    """Each receiver finds the return address in a message of its own."""
+    one = Codec()
+    body = Body(one, one.encode(message), 0, False, 0.0, b"0123456789abcdev!42")
+    for _ in range(2):
+        opened = body.open()
+        assert opened == {**message, "mpx.reply_to": "0123456789abcdev!42"}
+        opened.clear()
+
+
 def test_body_knows_size_and_arrival() -> None:
     """A mailbox counts the bytes of the whole payload."""
     body = body_of(Codec(), {})

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from channels_mpx.mailbox import Item, Mailbox
+from channels_mpx.policies import Overflow
 from channels_mpx.statistics import Tally
 from tests.helpers import eventually
 
@@ -64,8 +65,12 @@ def diary() -> Diary:
 def make(tally: Tally, diary: Diary) -> Callable[..., Mailbox]:
     """A function that makes a mailbox for three messages of ten bytes in all."""
 
-    def make(kind: type[Mailbox] = Mailbox, capacity: int = 3) -> Mailbox:
-        return kind("chat!1", capacity, 10, EXPIRY, tally, diary)
+    def make(
+        kind: type[Mailbox] = Mailbox,
+        capacity: int = 3,
+        policy: Overflow = Overflow.DROP_NEWEST,
+    ) -> Mailbox:
+        return kind("chat!1", capacity, 10, EXPIRY, tally, diary, policy)
 
     return make
 
@@ -222,6 +227,167 @@ async def test_idle_starts_anew_when_a_reader_got_something(box: Mailbox) -> Non
     await reader
     assert box.taken == 1
     assert box.idle(time.monotonic() + 100) == 0
+
+
+# Policies
+
+
+def test_drop_the_oldest(make: Callable[..., Mailbox], tally: Tally, diary: Diary) -> None:
+    """What has waited longest makes room, is counted, and reported once per episode."""
+    box = make(policy=Overflow.DROP_OLDEST)
+    assert fill(box, *"abcde") == [True] * 5
+    assert (box.dropped, tally.full, len(box)) == (2, 2, 3)
+    assert texts(box) == ["c", "d", "e"]
+    assert diary.lines == ["overflowed", 2]
+    assert box.bytes_in == box.bytes_out
+
+
+def test_drop_as_many_of_the_oldest_as_it_takes(make: Callable[..., Mailbox]) -> None:
+    """A large message takes the place of several; the largest fits when nothing is left."""
+    box = make(policy=Overflow.DROP_OLDEST)
+    for text in "abc":
+        assert box.put(Letter(text, size=3))
+    assert box.put(Letter("d", size=7))
+    assert box.dropped == 2
+    assert box.put(Letter("e", size=1000))
+    assert (box.dropped, texts(box)) == (4, ["e"])
+
+
+def test_drop_nothing_that_was_forced(make: Callable[..., Mailbox]) -> None:
+    """The oldest message goes, not what is before it; if there is no message, the newest goes."""
+    box = make(policy=Overflow.DROP_OLDEST)
+    first, second = Notice(), Notice()
+    box.force(first)
+    fill(box, "a")
+    box.force(second)
+    assert fill(box, "b") == [True]
+    taken = list(iter(box.take, None))
+    assert taken[:2] == [first, second]
+    assert taken[2].text == "b"  # type: ignore[attr-defined]
+    for _ in range(3):
+        box.force(Notice())
+    assert fill(box, "c") == [False]
+    assert (box.dropped, len(box)) == (2, 3)
+
+
+class Raided(deque[Any]):
+    """A queue from which another thread takes something at the worst moment."""
+
+    is_raided = False
+
+    def remove(self, item: Any) -> None:
+        if not self.is_raided:
+            self.is_raided = True
+            super().remove(item)
+        super().remove(item)
+
+
+def test_drop_the_oldest_that_another_thread_has_taken(make: Callable[..., Mailbox]) -> None:
+    """Then the newest is dropped: what was taken must not be counted as lost."""
+    box = make(policy=Overflow.DROP_OLDEST)
+    fill(box, *"abc")
+    box._items = Raided(box._items or ())
+    assert fill(box, "d") == [False]
+    assert box.dropped == 1
+    assert len(box) == 2
+
+
+def test_clear_what_another_thread_takes_from(box: Mailbox) -> None:
+    """What was taken is not cleared."""
+    fill(box, *"abc")
+    box._items = Raided(box._items or ())
+    assert box.clear() == 2
+    assert len(box) == 0
+
+
+def test_close_at_the_first_that_does_not_fit(
+    make: Callable[..., Mailbox], tally: Tally, diary: Diary
+) -> None:
+    """It is reported at once and counted; what follows is nobody's loss any more."""
+    box = make(policy=Overflow.CLOSE)
+    assert fill(box, *"abcdef") == [True] * 3 + [False] * 3
+    assert (box.dropped, tally.full, diary.lines) == (1, 1, ["overflowed"])
+    assert texts(box) == ["a", "b", "c"]
+
+
+# What is forced, and waiters of another kind
+
+
+class Notice:
+    """What must not be dropped."""
+
+    size = 0
+    arrived = math.inf
+
+
+def test_clear_leaves_what_was_forced(box: Mailbox, diary: Diary) -> None:
+    """In its order, however full the mailbox is of messages."""
+    first, second = Notice(), Notice()
+    fill(box, "a", "b")
+    box.force(first)
+    fill(box, "c")
+    box.force(second)
+    assert box.clear() == 2
+    assert [box.take(), box.take(), box.take()] == [first, second, None]
+    assert (box.bytes_in, box.bytes_out) == (0, 0)
+    assert diary.lines == ["overflowed", 1]
+    assert box.clear() == 0
+
+
+async def test_force_whatever_the_bounds(box: Mailbox) -> None:
+    """In its order; it wakes who waits, never expires, and is nothing to a closed mailbox."""
+    notices = [Notice() for _ in range(5)]
+    reader = await start_reader(box)
+    for notice in notices:
+        box.force(notice)
+    assert await reader is notices[0]
+    box.expire(time.monotonic() + STALE)
+    assert list(iter(box.take, None)) == notices[1:]
+    box.force(notices[0])
+    box.close(KeyError("gone"))
+    box.force(notices[0])
+    assert len(box) == 0
+
+
+class Bell:
+    """A waiter that is no future, and may be used again."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.rung: list[Any] = []
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self.loop
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, item: Any, /) -> None:
+        self.rung.append(item)
+
+
+async def test_call_a_waiter_that_is_no_future(box: Mailbox) -> None:
+    """It gets a message into its hands, or hears that there is one."""
+    bell, letter = Bell(), Letter("a")
+    box.call(bell)
+    box.put(letter)
+    fill(box, "b")
+    assert bell.rung == [letter]
+    box.call(bell)
+    assert bell.rung == [letter, None]
+    gone = asyncio.get_running_loop().create_future()
+    gone.cancel()
+    box.call(gone)
+    assert not box.is_awaited
+    assert texts(box) == ["b"]
+    box.call(bell)
+    box.forget(bell)
+    box.forget(bell)
+    fill(box, "c")
+    assert bell.rung == [letter, None]
+    box.close(ZeroDivisionError("on purpose"))
+    with pytest.raises(ZeroDivisionError):
+        box.call(bell)
 
 
 # Episodes

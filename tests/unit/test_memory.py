@@ -10,14 +10,13 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from channels_mpx import exceptions, memory
-from channels_mpx.memory import MemoryBroker, MemoryDialer, MemoryLink, broker, translate_glob
+from channels_mpx import Multiplexer, exceptions, memory
+from channels_mpx.memory import MemoryBroker, MemoryDialer, MemoryLink, broker
 from channels_mpx.names import Kind, Topic
 from channels_mpx.scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP
 from tests.helpers import eventually
+from tests.sites import Site
 
 CHANNEL, PATTERN = Kind.CHANNEL, Kind.PATTERN
 
@@ -71,62 +70,6 @@ def redis() -> MemoryBroker:
 
 
 # Globs, as Redis 7.0 matches them
-
-
-GLOBS = [
-    (b"", [b""], [b"a"]),
-    (b"a", [b"a"], [b"", b"A", b"ab", b"ba"]),
-    (b"*", [b"", b"a", b"a\nb", b"\xff"], []),
-    (b"a*c", [b"ac", b"abc", b"a*c"], [b"a", b"acb"]),
-    (b"a?c", [b"abc", b"a?c", b"a\nc"], [b"ac", b"abbc"]),
-    (rb"a\*", [b"a*"], [b"a", b"ab", rb"a\*"]),
-    (rb"\a\\", [b"a\\"], [b"a", rb"\a\\"]),
-    (b"a\\", [b"a\\"], [b"a"]),
-    (b"a.c+(", [b"a.c+("], [b"abc+("]),
-    (b"[abc]x", [b"ax", b"cx"], [b"x", b"dx", b"abx"]),
-    (b"[a-c]", [b"a", b"b", b"c"], [b"d", b"-"]),
-    (b"[^a]", [b"b", b"^"], [b"a", b""]),
-    (b"[a^]", [b"a", b"^"], [b"b"]),
-    (b"[-a]", [b"-", b"a"], [b"b"]),
-    (b"[*?.]", [b"*", b"?", b"."], [b"a"]),
-    (b"[a]]", [b"a]"], [b"a", b"]"]),
-]
-
-ODD_GLOBS = [
-    (b"[z-a]", [b"a", b"m", b"z"], [b"-"]),
-    (rb"[\]]", [b"]"], [b"\\", rb"\]"]),
-    (rb"[\-a]", [b"-", b"a"], [b"\\", b"]"]),
-    (rb"[a\-c]", [b"a", b"-", b"c"], [b"b", b"\\"]),
-    (b"[]a]", [], [b"", b"a", b"]", b"a]"]),
-    (b"[^]", [b"x", b"]"], [b"", b"xx"]),
-    (b"[^]a]", [b"xa]"], [b"x", b"a"]),
-    (b"[", [], [b"", b"["]),
-    (b"[a", [b"a"], [b"[a", b"["]),
-    (b"[[a]", [b"[", b"a"], [b"b"]),
-    (b"[a--b]", [b"-", b"a", b"b", b"A"], [b"c"]),
-    (b"[a&&b]", [b"a", b"&", b"b"], [b"c"]),
-    (b"[a||b]", [b"|"], [b"c"]),
-    (b"[a~~b]", [b"~"], [b"c"]),
-]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "matches", "others"),
-    [*GLOBS, *ODD_GLOBS],
-    ids=repr,
-)
-def test_match_globs_as_redis_does(
-    pattern: bytes, matches: list[bytes], others: list[bytes]
-) -> None:
-    """A glob means what it means to Redis; none is an error."""
-    glob = translate_glob(pattern)
-    assert [name for name in matches + others if glob.fullmatch(name)] == matches
-
-
-@given(st.text("ab*?[]^-\\&", max_size=8).map(str.encode))
-def test_translate_any_glob(pattern: bytes) -> None:
-    """Redis takes every pattern, so no subscriber can break the publishers."""
-    translate_glob(pattern)
 
 
 # Publish and subscribe
@@ -230,8 +173,14 @@ async def test_tell_about_a_link(redis: MemoryBroker) -> None:
 KEY, BELL = b"q", b"bell"
 
 
-async def push(link: MemoryLink, payload: bytes, capacity: int = 3, wait: int = 60_000) -> Any:
-    return await link.run(PUSH, [KEY], [BELL, payload, capacity, wait])
+async def push(
+    link: MemoryLink,
+    payload: bytes,
+    capacity: int = 3,
+    wait: int = 60_000,
+    is_request: bool = False,
+) -> Any:
+    return await link.run(PUSH, [KEY], [BELL, payload, capacity, wait, int(is_request)])
 
 
 async def pop(link: MemoryLink) -> bytes | None:
@@ -259,6 +208,20 @@ async def test_queue_refuses_over_its_capacity(redis: MemoryBroker) -> None:
     assert diary.payloads() == [b"", b""]
     await pop(link)
     assert await push(link, b"x", capacity=2) == 1
+
+
+async def test_queue_takes_a_request_only_if_somebody_listens(redis: MemoryBroker) -> None:
+    """Otherwise nothing is left behind, and what was there stays."""
+    link, diary = await dial(redis)
+    assert await push(link, b"1", is_request=True) == 0
+    assert not redis.queues
+    assert await push(link, b"2") == 0
+    assert await push(link, b"3", is_request=True) == 0
+    link.subscribe(CHANNEL, [BELL])
+    assert await push(link, b"4", is_request=True) == 1
+    assert diary.payloads() == [b""]
+    assert [await pop(link) for _ in range(3)] == [b"2", b"4", None]
+    assert [await push(link, b"x", 2, is_request=True) for _ in range(3)] == [1, 1, -1]
 
 
 async def test_queue_forgets_what_has_expired(redis: MemoryBroker) -> None:
@@ -304,7 +267,7 @@ async def test_find_and_delete_queues(redis: MemoryBroker) -> None:
     """SCAN finds keys by pattern, UNLINK counts what it deleted."""
     link, _ = await dial(redis)
     for key in (b"a:1", b"a:2", b"b:1"):
-        await link.run(PUSH, [key], [BELL, b"x", 1, 60_000])
+        await link.run(PUSH, [key], [BELL, b"x", 1, 60_000, 0])
     cursor, keys = await ask(link, b"SCAN", b"0", b"MATCH", b"a:*", b"COUNT", 1)
     assert (cursor, {*keys}) == (b"0", {b"a:1", b"a:2"})
     assert await ask(link, b"UNLINK", b"a:1", b"a:2", b"never") == 2
@@ -436,7 +399,47 @@ async def test_every_link_sees_one_order(redis: MemoryBroker) -> None:
         assert [text for text in first if text in part] == part
 
 
+# Introspection, the same of memory and of Redis
+
+
+async def test_pubsub_tells_who_is_subscribed(site: Site, mux: Multiplexer) -> None:
+    """Channels without patterns, connections for each channel, distinct patterns."""
+    async with Multiplexer(site.url) as other:
+        assert await mux.pubsub_channels("odd*") == []
+        assert await mux.pubsub_numsub() == {}
+        assert await mux.pubsub_numpat() == 0
+        for number, multiplexer in enumerate([mux, mux, other]):
+            subscription = multiplexer.new_channel_subscription()
+            for name in (b"odd.all", b"odd.%d" % number, b"even\xff"):
+                subscription.add(name)
+            await subscription.activated(5)
+            for pattern in ("*", f"{number}*"):
+                await multiplexer.new_pattern_subscription(pattern).activated(5)
+        names = {b"odd.all", b"odd.0", b"odd.1", b"odd.2", b"even\xff"}
+        assert set(await mux.pubsub_channels()) >= names
+        assert set(await mux.pubsub_channels("odd.?")) == {b"odd.0", b"odd.1", b"odd.2"}
+        assert set(await mux.pubsub_channels(b"odd.[a0]*")) == {b"odd.all", b"odd.0"}
+        assert await mux.pubsub_numsub("odd.all", b"odd.1", "nobody", "odd.all", b"even\xff") == {
+            b"odd.all": 2,
+            b"odd.1": 1,
+            b"nobody": 0,
+            b"even\xff": 2,
+        }
+        assert await mux.pubsub_numpat() == 4
+
+
 # Brokers
+
+
+async def test_link_that_the_broker_has_forgotten() -> None:
+    """Whatever is done with it then, it says that it is lost."""
+    redis = MemoryBroker()
+    link, diary = await dial(redis)
+    redis.links.clear()
+    link.lose("forgotten")
+    assert diary.lines == [("lost", link, "forgotten", [])]
+    with pytest.raises(exceptions.LinkLost, match="it was lost before"):
+        await link.run(PUSH, [b"key", b"bell"], [b"payload", 1, 1])
 
 
 def test_find_a_broker_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

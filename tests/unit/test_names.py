@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from channels_mpx import exceptions, names
-from channels_mpx.memory import translate_glob
-from channels_mpx.names import DirectAddress, Kind, Namespace, Topic, escape_glob, parse_direct
+from channels_mpx.globs import translate_glob
+from channels_mpx.names import (
+    DirectAddress,
+    Kind,
+    Namespace,
+    ReturnAddress,
+    Topic,
+    escape_glob,
+    parse_direct,
+    parse_return,
+)
 
 CHANNEL_CHARACTERS = "abcXYZ019_.-"
 
@@ -40,6 +49,30 @@ def test_parse_direct_of_a_worker_channel() -> None:
 def test_parse_direct_of_a_name_that_no_process_made(left: str) -> None:
     """Too little before the ``!`` cannot be a process: its name is empty, so nobody has it."""
     assert parse_direct(f"{left}!abc") == DirectAddress("", b"abc")
+
+
+@given(st.integers(0, 10**20 - 1))
+def test_parse_return_returns_what_the_address_was_made_of(number: int) -> None:
+    """Process and token come back, from text and from bytes."""
+    address = ReturnAddress(names.new_process_name(), b"%d" % number)
+    assert parse_return(bytes(address)) == parse_return(bytes(address).decode()) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(None, 5, [], "", "!", "work", "specific.0123456789abcdev!1", "0123456789abcdev!"),
+        *("0123456789abcdew!1", "0123456789abcdev!x", "0123456789abcdev!1\n", "ä" * 16 + "!1"),
+        *(
+            "0123456789abcdev!" + "1" * 21,
+            b"0123456789abcdev!1!1",
+            "0123456789abcdev!\N{THAI DIGIT ONE}",
+        ),
+    ],
+)
+def test_parse_return_of_something_else(address: object) -> None:
+    """Whatever a message may hold there, it is an address or None."""
+    assert parse_return(address) is None
 
 
 @given(st.binary(max_size=20) | st.text("*?[]\\^-ab", max_size=12).map(str.encode), st.data())
@@ -107,6 +140,34 @@ def test_refuse_a_prefix(prefix: object) -> None:
     assert repr(prefix) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoded"),
+    [("a", b"a"), ("ä", b"\xc3\xa4"), (b"\xff\x00", b"\xff\x00"), ("\udc80", b"\xed\xb2\x80")],
+)
+def test_encode_names_as_redis_gets_them(name: object, encoded: bytes) -> None:
+    """Text as UTF-8, whatever text it is, and bytes as they are."""
+    assert names.encode_name(name) == encoded
+
+
+@pytest.mark.parametrize("name", ["", b""])
+def test_encode_nothing(name: object) -> None:
+    """A name has at least one character."""
+    with pytest.raises(exceptions.InvalidName) as caught:
+        names.encode_name(name)
+    assert str(caught.value) == f"{name!r} is not a name that can be used here: it is empty"
+
+
+@pytest.mark.parametrize("name", [None, 7, 1.5, True, ["a"], bytearray(b"a"), str])
+def test_encode_what_is_no_name(name: object) -> None:
+    """The error says what it is instead."""
+    with pytest.raises(exceptions.InvalidName) as caught:
+        names.encode_name(name)
+    assert str(caught.value) == (
+        f"{name!r} is not a name that can be used here: "
+        f"a name is str or bytes, not {type(name).__name__}"
+    )
+
+
 @pytest.mark.parametrize("name", [b"mpx:", b"mpx:inbox:x", b"mpx:\xff"])
 def test_refuse_reserved_names(name: bytes) -> None:
     """A user's name under the prefix is refused, also if it is not text."""
@@ -125,3 +186,45 @@ def test_topics_of_two_kinds_are_two() -> None:
     topics = {Topic(Kind.CHANNEL, b"a"): 1, Topic(Kind.PATTERN, b"a"): 2}
     assert topics[Topic(Kind("channel"), b"a")] == 1
     assert topics[Topic(Kind("pattern"), b"a")] == 2
+
+
+@st.composite
+def globs(draw: st.DrawFn) -> bytes:
+    """Patterns that look like the reserved names, so that many of them match some."""
+    part = st.one_of(
+        st.sampled_from(
+            [b"*", b"?", b"\\", b"[", b"]", b"[^", b"[m]", b"[a-z]", b"[z-a]", b"[^a]"]
+        ),
+        st.sampled_from([b"m", b"p", b"x", b":", b"mpx", b"mpx:", b"\\m", b"\\p", b"[\\m]", b"a"]),
+        st.binary(min_size=1, max_size=2),
+    )
+    return b"".join(draw(st.lists(part, min_size=1, max_size=8)))
+
+
+RESERVED = [b"mpx:", b"mpx:group:a", b"mpx:x", b"mpx::", b"mpx:inbox:0123456789abcdef", b"mpx:\xff"]
+
+
+@settings(max_examples=2000)
+@given(globs(), st.binary(max_size=3))
+@example(b"*", b"")
+@example(b"[m]px:*", b"")
+@example(b"m\\px:[^a", b"")
+def test_is_exposed_by_no_pattern_that_it_calls_harmless(pattern: bytes, rest: bytes) -> None:
+    """It is never False for a pattern that matches a reserved name."""
+    glob = translate_glob(pattern)
+    if any(glob.fullmatch(name) for name in (*RESERVED, b"mpx:" + rest)):
+        assert Namespace("mpx").is_exposed_by(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_exposed"),
+    [
+        *((p, True) for p in (b"*", b"m*", b"mp?:*", b"mpx*", b"mpx:*", b"[m]px:*", b"\\mpx:*")),
+        *((p, True) for p in (b"?px:x", b"[^a]*", b"*.x", b"mpx:group:[ab]", b"mpx:a", b"mp\\x:")),
+        *((p, False) for p in (b"news.*", b"mq*", b"m:*", b"mpy:*", b"mpx", b"mpx-*", b"M*")),
+        *((p, False) for p in (b"\\**", b"m\\*px:", b"\\[x]*", b"]*", b"mpx\\\\:*", b"\\q[m]")),
+    ],
+)
+def test_is_exposed_by(pattern: bytes, is_exposed: bool) -> None:
+    """What stands before the first special character decides; in doubt it may match."""
+    assert Namespace("mpx").is_exposed_by(pattern) is is_exposed

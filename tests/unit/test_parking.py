@@ -15,7 +15,9 @@ TOPIC = Topic(Kind.CHANNEL, b"one")
 
 
 def parking(timeout: float) -> Parking:
-    return Parking(asyncio.get_running_loop(), timeout, lambda: TimeoutError("no link"))
+    return Parking(
+        asyncio.get_running_loop(), timeout, lambda obstacle: TimeoutError(f"no link; {obstacle}")
+    )
 
 
 def confirmations(timeout: float) -> Confirmations:

@@ -111,3 +111,35 @@ async def test_dead_server_is_a_reset_and_a_live_one_is_found_again() -> None:
             server.kill()
             await eventually(lambda: proxy.open == 0)
             writer.close()
+
+
+async def test_swallow_drops_bytes_and_keeps_connections(proxy: Proxy) -> None:
+    """Nothing comes and nothing ends; afterwards old connections stay dead and new ones work."""
+    reader, writer = await ping(proxy)
+    proxy.swallow()
+    line = asyncio.create_task(reader.readline())
+    other_reader, other_writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    other_line = asyncio.create_task(other_reader.readline())
+    for end in (writer, other_writer):
+        end.write(b"PING\r\n")
+    await asyncio.wait([line, other_line], timeout=0.1)
+    proxy.resume()
+    _, third = await ping(proxy)
+    writer.write(b"PING\r\n")
+    await asyncio.wait([line, other_line], timeout=0.1)
+    for end, waiting in ((writer, line), (other_writer, other_line)):
+        assert not waiting.done()
+        waiting.cancel()
+        end.close()
+    third.close()
+
+
+async def test_end_after_closes_in_the_middle(proxy: Proxy) -> None:
+    """So many bytes come, and then the end."""
+    reader, writer = await ping(proxy)
+    proxy.end_after(3)
+    writer.write(b"PING\r\n")
+    assert await reader.read() == b"+PO"
+    writer.close()
+    _, writer = await ping(proxy)
+    writer.close()

@@ -12,6 +12,7 @@ import pytest
 from channels_mpx import resp
 from channels_mpx.exceptions import CommandRefused, LinkLost, LinkUnavailable
 from channels_mpx.names import Kind, Topic
+from channels_mpx.packing import pack
 from channels_mpx.resp import RedisLink
 from tests.helpers import eventually
 from tests.layers import open_layer, receive
@@ -40,6 +41,9 @@ class Diary:
 
     def refused(self, topic: Topic, error: Exception) -> None:
         self.lines.append(("refused", topic, str(error)))
+
+    def failed(self, command: Any, future: asyncio.Future[Any], error: Exception) -> None:
+        future.set_exception(error)
 
     def lost(self, link: Any, reason: str, unsent: Sequence[Any]) -> None:
         self.reason = reason
@@ -424,7 +428,7 @@ async def test_server_that_does_not_read_costs_bounded_memory(
             await reply
         assert len(replies) < 100
         assert ends.link.in_flight == len(replies)
-        size = len(resp.pack((b"PUBLISH", b"one", payload)))
+        size = len(pack((b"PUBLISH", b"one", payload)))
         for _ in replies:
             await ends.reader.readexactly(size)
         ends.writer.write(b":1\r\n" * len(replies))

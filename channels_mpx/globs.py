@@ -1,0 +1,54 @@
+"""Redis's glob patterns as Python's regular expressions."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["translate_glob"]
+
+
+def translate_glob(pattern: bytes) -> re.Pattern[bytes]:
+    """Return what Redis's glob means: ``*``, ``?``, ``[...]`` and the backslash."""
+    out, at = [], 0
+    while at < len(pattern):
+        char = pattern[at : at + 1]
+        at += 1
+        if char == b"*":
+            out.append(b".*")
+        elif char == b"?":
+            out.append(b".")
+        elif char == b"[":
+            members, at = _read_class(pattern, at)
+            out.append(members)
+        else:
+            if char == b"\\" and at < len(pattern):
+                char = pattern[at : at + 1]
+                at += 1
+            out.append(re.escape(char))
+    return re.compile(b"".join(out), re.DOTALL)
+
+
+def _read_class(pattern: bytes, at: int) -> tuple[bytes, int]:
+    """Return what ``[...]`` means and where it ends, as Redis reads it.
+
+    A range may stand backwards, a class may be empty (and then matches nothing), and one that is
+    not closed ends with the pattern (Redis source, ``stringmatchlen``).
+    """
+    is_negated = pattern[at : at + 1] == b"^"
+    at += is_negated
+    members: set[int] = set()
+    while at < len(pattern) and pattern[at] != ord("]"):
+        if pattern[at] == ord("\\") and at + 1 < len(pattern):
+            members.add(pattern[at + 1])
+            at += 2
+        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
+            low, high = sorted((pattern[at], pattern[at + 2]))
+            members.update(range(low, high + 1))
+            at += 3
+        else:
+            members.add(pattern[at])
+            at += 1
+    if is_negated:
+        members = set(range(256)) - members
+    listed = b"".join(b"\\x%02x" % member for member in sorted(members))
+    return (b"[%b]" % listed if members else b"(?!)"), at + 1

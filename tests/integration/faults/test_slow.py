@@ -1,0 +1,312 @@
+"""Consumers that do not read, messages that are large, loops that are blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from channels_mpx import LinkUnavailable, MultiplexedChannelLayer, liveness, parking
+from channels_mpx.mailbox import Mailbox
+from channels_mpx.pulse import Pulse
+from tests.helpers import eventually
+from tests.layers import (
+    QUICK,
+    open_layer,
+    receive,
+    resident_memory,
+    run_script,
+)
+from tests.sequences import NOTICES
+from tests.servers import RedisServer
+
+MakeRedis = Callable[..., RedisServer]
+
+MEGABYTE = 2**20
+BOUND = 20 * MEGABYTE
+
+#: Publishes COUNT messages of SIZE bytes on a group, RATE a second, from a process of its own.
+FLOOD = """
+    import asyncio, sys, time
+    from channels_mpx import MultiplexedChannelLayer
+
+    async def main():
+        url, count, size, rate = sys.argv[1], *map(int, sys.argv[2:])
+        layer = MultiplexedChannelLayer(hosts=[url])
+        data, start = b"x" * size, time.monotonic()
+        for number in range(count):
+            await layer.group_send("room", {"number": number, "data": data})
+            if rate:
+                await asyncio.sleep(max(0, start + (number + 1) / rate - time.monotonic()))
+        await layer.aclose()
+
+    asyncio.run(main())
+"""
+
+
+async def flood(server: RedisServer, count: int, size: int, rate: int = 0) -> None:
+    """Have another process publish so many messages of a size on the group ``room``."""
+    arguments = map(str, (count, size, rate))
+    await asyncio.to_thread(run_script, FLOOD, server.url, *arguments, strict=False)
+
+
+class Meter:
+    """The growth of this process's memory: what Python holds, and the pages of all of it."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._pages = resident_memory()
+        self._held = tracemalloc.get_traced_memory()[0]
+
+    @property
+    def held(self) -> int:
+        """Bytes that Python objects hold more than at the start."""
+        return tracemalloc.get_traced_memory()[0] - self._held
+
+    @property
+    def peak(self) -> int:
+        """The most of it since the start."""
+        return tracemalloc.get_traced_memory()[1] - self._held
+
+    @property
+    def pages(self) -> int:
+        """Bytes of memory more than at the start."""
+        return resident_memory() - self._pages
+
+
+@pytest.fixture
+def meter() -> Iterator[Callable[[], Meter]]:
+    """A function that begins to measure memory."""
+    tracemalloc.start()
+    yield Meter
+    tracemalloc.stop()
+
+
+async def keep_up(layer: MultiplexedChannelLayer, channel: str, numbers: list[int]) -> None:
+    """Read until cancelled."""
+    while True:
+        numbers.append((await layer.receive(channel))["number"])
+
+
+@contextlib.asynccontextmanager
+async def slow_and_quick(
+    layer: MultiplexedChannelLayer,
+) -> AsyncIterator[tuple[str, list[int]]]:
+    """Yield a member of ``room`` that does not read, and what one beside it has read."""
+    slow, quick = await layer.new_channel(), await layer.new_channel()
+    for channel in (slow, quick):
+        await layer.group_add("room", channel)
+    numbers: list[int] = []
+    reading = asyncio.ensure_future(keep_up(layer, quick, numbers))
+    try:
+        yield slow, numbers
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_consumer_that_does_not_read_has_bounded_memory(
+    make_redis: MakeRedis, meter: Callable[[], Meter]
+) -> None:
+    """300 x 1 MB: within the configured bytes + 20 %, not cut by Redis, drops counted exactly."""
+    server = make_redis()
+    async with open_layer(server, channel_max_bytes=BOUND, capacity=1000) as layer:
+        measured = meter()
+        async with slow_and_quick(layer) as (slow, numbers):
+            await flood(server, 300, MEGABYTE, 150)  # what any machine can read
+            await eventually(lambda: len(numbers) == 300 or layer.statistics().connection.epoch > 1)
+            gc.collect()
+            held, pages = measured.held, measured.pages
+            print(
+                f"held {held / MEGABYTE:.1f} MiB of {BOUND / MEGABYTE:.0f}, peak "
+                f"{measured.peak / MEGABYTE:.1f}, pages {pages / MEGABYTE:+.1f}"
+            )
+            assert held < BOUND * 1.2
+            assert pages < BOUND * 1.2 + 30 * MEGABYTE  # what the allocator has not given back
+            assert layer.statistics().dropped["full"] == 300 - layer.statistics().waiting
+            assert [(await receive(layer, slow))["number"] for _ in range(18)] == list(range(18))
+        assert numbers == list(range(300))
+        assert layer.statistics().connection.epoch == 1
+
+
+async def test_without_a_bound_in_bytes_memory_grows(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch, meter: Callable[[], Meter]
+) -> None:
+    """The control: a mailbox that only counts messages holds all of them."""
+    put = Mailbox.put
+
+    def put_any(self: Mailbox, item: Any) -> bool:
+        self.max_bytes = 2**62
+        return put(self, item)
+
+    monkeypatch.setattr(Mailbox, "put", put_any)
+    server = make_redis()
+    async with open_layer(server, channel_max_bytes=BOUND, capacity=1000) as layer:
+        measured = meter()
+        async with slow_and_quick(layer) as (_, numbers):
+            await flood(server, 60, MEGABYTE)
+            await eventually(lambda: len(numbers) == 60)
+            assert measured.held > 55 * MEGABYTE > BOUND * 1.2
+
+
+async def test_loop_that_is_blocked_for_five_seconds(make_redis: MakeRedis) -> None:
+    """300 x 1 MB, and 1,000 small messages a second, with the default deadlines: both links stay.
+
+    Of the large ones, all that do not fit are counted; of the small ones, none is missing.
+    """
+    roomy = make_redis(config=["client-output-buffer-limit pubsub 0 0 0"])
+    server = make_redis()
+    async with (
+        open_layer(roomy, channel_max_bytes=BOUND, capacity=1000) as large,
+        open_layer(server, capacity=100_000) as small,
+    ):
+        channels = []
+        for layer in (large, small):
+            channels.append(await layer.new_channel())
+            await layer.group_add("room", channels[-1])
+        floods = asyncio.gather(flood(roomy, 300, MEGABYTE), flood(server, 6000, 100, 1000))
+        await eventually(lambda: large.statistics().connection.received > 5, 20)
+        await eventually(lambda: small.statistics().connection.received > 5, 20)
+        time.sleep(5.0)
+        await floods
+        await eventually(lambda: large.statistics().connection.received >= 300)
+        assert large.statistics().dropped["full"] == 300 - large.statistics().waiting
+        for number in range(6000):
+            assert (await receive(small, channels[1]))["number"] == number
+        for layer in (large, small):
+            assert layer.statistics().connection.epoch == 1
+
+
+async def test_flood_above_the_servers_limit_is_a_gap(make_redis: MakeRedis) -> None:
+    """The control: 32 MB behind, by Redis's default limit, Redis cuts us, and that is told."""
+    server = make_redis()
+    async with open_layer(server, channel_max_bytes=BOUND, **NOTICES) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        flooding = asyncio.ensure_future(flood(server, 100, MEGABYTE))
+        await eventually(lambda: layer.statistics().connection.received > 5, 20)
+        time.sleep(2.0)
+        await flooding
+        while (await receive(layer, channel)).get("type") != "gap.opened":
+            pass
+        assert layer.statistics().connection.reconnections == {"closed": 1}
+
+
+@pytest.mark.parametrize("is_protected", [True, False])
+async def test_loop_that_is_blocked_at_the_worst_moment(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch, is_protected: bool
+) -> None:
+    """Blocked between deciding on a PING and writing it: the server is not to blame.
+
+    The control: judging by the clock alone, a healthy link is given up.
+    """
+    if not is_protected:
+        monkeypatch.setattr(liveness, "LATE", 3600.0)
+    ping = Pulse._ping
+
+    def ping_and_block(self: Pulse, link: Any) -> None:
+        if not blocked:
+            blocked.append(True)
+            self._loop.call_soon(time.sleep, 1.5)  # which comes before the writing
+        ping(self, link)
+
+    blocked: list[bool] = []
+    monkeypatch.setattr(Pulse, "_ping", ping_and_block)
+    server = make_redis()
+    async with open_layer(server, **QUICK, ping_interval=0.3, ping_timeout=0.3) as layer:
+        await layer.new_channel()
+        await eventually(lambda: blocked)
+        await asyncio.sleep(0.7)  # the time itself is what is tested
+        assert layer.statistics().connection.reconnections == (
+            {} if is_protected else {"silent": 1}
+        )
+
+
+async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis) -> None:
+    """100 x 1 MB through the same two connections: small ones are still quick."""
+    server = make_redis()
+    async with open_layer(server, capacity=1000) as sender, open_layer(server) as layer:
+        small, large = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("large", large)
+        data = b"x" * MEGABYTE
+        is_over = asyncio.Event()
+
+        async def send_large() -> None:
+            for number in range(100):
+                await sender.group_send("large", {"number": number, "data": data})
+            is_over.set()
+
+        async def read_large() -> None:
+            for number in range(100):
+                assert (await receive(layer, large))["number"] == number
+
+        tasks = [asyncio.ensure_future(work()) for work in (send_large, read_large)]
+        took = []
+        while not is_over.is_set():
+            start = time.perf_counter()
+            await sender.send(small, {"type": "small"})
+            await receive(layer, small)
+            took.append(time.perf_counter() - start)
+        await asyncio.gather(*tasks)
+        took.sort()
+        p99 = took[int(len(took) * 0.99)]
+        print(
+            f"{len(took)} small messages: p50 {took[len(took) // 2] * 1000:.1f} ms, "
+            f"p99 {p99 * 1000:.1f} ms"
+        )
+        assert p99 < 0.25
+        assert layer.statistics().dropped["full"] == 0
+
+
+async def test_what_waits_for_a_link_is_bounded(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is no server, so many bytes and messages wait, and the next is told why not."""
+    server = make_redis()
+    async with open_layer(server, timeout=20) as layer:
+        channel = await layer.new_channel()
+        server.kill()
+        await eventually(lambda: layer.statistics().connection.state == "connecting")
+        data = b"x" * MEGABYTE
+        sends = [asyncio.ensure_future(layer.group_send("a", {"data": data})) for _ in range(80)]
+        done, waiting = await asyncio.wait(sends, timeout=0.2)
+        assert len(waiting) == 63
+        for send in done:
+            with pytest.raises(LinkUnavailable, match=r"63 commands .* wait for it already"):
+                send.result()
+        monkeypatch.setattr(parking, "MAX_COMMANDS", 63)
+        with pytest.raises(LinkUnavailable, match="63 commands"):
+            await layer.send(channel, {"type": "a"})
+        next(iter(waiting)).cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        last = asyncio.ensure_future(layer.send(channel, {"type": "b"}))
+        server.start()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await last
+        assert await receive(layer, channel) == {"type": "b"}
+
+
+async def test_without_a_bound_everything_waits(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: 80 MB wait where 64 may."""
+    monkeypatch.setattr(parking, "MAX_BYTES", 2**62)
+    server = make_redis()
+    async with open_layer(server, timeout=20) as layer:
+        await layer.new_channel()
+        server.kill()
+        await eventually(lambda: layer.statistics().connection.state == "connecting")
+        data = b"x" * MEGABYTE
+        sends = [asyncio.ensure_future(layer.group_send("a", {"data": data})) for _ in range(80)]
+        _, waiting = await asyncio.wait(sends, timeout=0.2)
+        assert len(waiting) == 80
+        for send in sends:
+            send.cancel()
+        await asyncio.gather(*sends, return_exceptions=True)

@@ -1,0 +1,84 @@
+"""The meter of how long messages take."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from channels_mpx import envelope
+from channels_mpx.codec import Codec
+from channels_mpx.envelope import Form
+from channels_mpx.intake import Intake
+from channels_mpx.lag import INTERVAL, WINDOW, LagMeter
+from channels_mpx.serializers import find_serializer
+from channels_mpx.statistics import Tally
+
+
+@pytest.fixture
+def intake() -> Intake:
+    """An intake that has seen nothing."""
+    return Intake(Codec(find_serializer("msgpack"), ()), Tally())
+
+
+def come(intake: Intake, form: Form) -> None:
+    """Have a message arrive."""
+    payload = envelope.wrap(form, b"\x80", target=b"1" if form is Form.DIRECT else None)
+    intake.body(payload, envelope.unwrap(payload))
+
+
+def test_nothing_is_known_of_no_messages() -> None:
+    """Without a sample there are no figures."""
+    assert LagMeter().read(0) is None
+
+
+def test_figures_are_of_the_samples() -> None:
+    """Last, average and largest; a clock that is ahead gives less than nothing."""
+    meter, now = LagMeter(), time.time()
+    for arrived, lag in ((1.0, 3.0), (2.0, 8.0), (3.0, -2.0)):
+        meter.take(arrived, now - lag)
+    lag = meter.read(3.5)
+    assert lag is not None
+    assert lag.last == pytest.approx(-2, abs=1)
+    assert lag.average == pytest.approx(3, abs=1)
+    assert lag.most == pytest.approx(8, abs=1)
+    assert lag.samples == 3
+
+
+def test_samples_are_forgotten() -> None:
+    """What is older than the window counts no more."""
+    meter = LagMeter()
+    meter.take(100.0, time.time() - 50)
+    meter.take(130.0, time.time())
+    assert meter.read(100 + WINDOW).samples == 2  # type: ignore[union-attr]
+    late = meter.read(100 + WINDOW + 1)
+    assert late is not None
+    assert (late.samples, late.most) == (1, late.last)
+    assert meter.read(130 + WINDOW + 1) is None
+
+
+def test_memory_is_bounded() -> None:
+    """However often it is told, it keeps what the window can need."""
+    meter = LagMeter()
+    for number in range(5000):
+        meter.take(number / 1000, time.time())
+    assert meter.read(5).samples == WINDOW / INTERVAL  # type: ignore[union-attr]
+
+
+def test_one_of_a_burst_is_looked_at(intake: Intake) -> None:
+    """The first one; and the next when the interval is over."""
+    for _ in range(100):
+        come(intake, Form.GROUP)
+    assert intake.lag.read(time.monotonic()).samples == 1  # type: ignore[union-attr]
+    intake.lag.due = 0.0
+    come(intake, Form.DIRECT)
+    lag = intake.lag.read(time.monotonic())
+    assert lag is not None
+    assert lag.samples == 2
+    assert 0 <= lag.most < 5
+
+
+def test_waiting_in_a_queue_is_no_lag(intake: Intake) -> None:
+    """A worker's message may be old because nobody was there to read it."""
+    come(intake, Form.WORKER)
+    assert intake.lag.read(time.monotonic()) is None
