@@ -167,7 +167,8 @@ class Project:
         """Run ``manage.py`` with these words while the context lasts."""
         given: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = subprocess.Popen(
-            [sys.executable, "-X", "dev", "-W", "error", "manage.py", *words],
+            # Not -X dev: asyncio's debug mode reports whatever is slow on a busy machine.
+            [sys.executable, "-W", "error", "manage.py", *words],
             cwd=self._directory,
             env=environment(LAYERS=self._layers, COLUMNS="120", LINES="40"),
             text=True,

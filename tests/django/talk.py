@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from channels import DEFAULT_CHANNEL_LAYER
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.layers import channel_layers
 
 from channels_mpx import MPXError, MultiplexedChannelLayer
+from channels_mpx.consumers import ChannelSubscriptionMixin, PatternSubscriptionMixin
 from channels_mpx.memory import MemoryBroker, broker
 from tests.django.client import Client
 from tests.layers import kill_clients
@@ -116,6 +118,19 @@ def text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
+class Listener(
+    Obedient, ChannelSubscriptionMixin, PatternSubscriptionMixin, AsyncJsonWebsocketConsumer
+):
+    """Both mixins; the client says what to do."""
+
+
+class Declared(Listener):
+    """With class attributes."""
+
+    channels = ["news", b"weather"]  # noqa: RUF012
+    patterns = ("metrics.*",)
+
+
 class Talker(Client):
     """A client that speaks JSON."""
 
@@ -141,3 +156,11 @@ async def open_talker(consumer: Any) -> Talker:
     talker = Talker(consumer)
     await talker.connect()
     return talker
+
+
+async def fence(talker: Talker, place: Place) -> None:
+    """Return when everything that was published before has been handled; nothing may come of it."""
+    assert await talker.ask("subscribe", "fence") is None
+    assert place.publish("fence", "up") == 1
+    assert await talker.next() == ["channel", "fence", "up"]
+    assert await talker.ask("unsubscribe", "fence") is None

@@ -1,0 +1,429 @@
+"""``manage.py mpx`` as a command: its arguments, its errors, its processes, its documentation."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import pty
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from channels.layers import channel_layers
+from django.core.management import CommandError, call_command
+
+from channels_mpx import LinkError, MultiplexedChannelLayer, checks
+from channels_mpx.checks import check_servers
+from channels_mpx.management.commands.mpx import DJANGOS_OWN, SUBCOMMANDS, Command
+from channels_mpx.server import Server
+from tests.django.mpx import (
+    OPERATOR,
+    Manager,
+    Output,
+    Project,
+    interrupt,
+    operator,
+    setting,
+)
+from tests.helpers import eventually
+from tests.integration.test_connection import redis_denials
+from tests.layers import open_layer, receive, subscriptions
+from tests.servers import RedisServer, free_port
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "commands.md"
+ACL = Path(__file__).parents[2] / "docs" / "examples" / "acl-operator.txt"
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    """Commands on layers of which none leads to a server."""
+    layers = {
+        "default": setting("memory://commands"),
+        "foreign": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
+        "wrong": setting("memory://commands", capcity=3),
+        "broken": {"BACKEND": "no.such.Layer"},
+        "odd": {"BACKEND": "channels_mpx.MultiplexedChannelLayer", "CONFIG": {"hosts": []}},
+    }
+    with Manager(layers) as manager:
+        yield manager
+
+
+MISTYPED = [
+    ([], "the following arguments are required: subcommand"),
+    (["statsu"], "invalid choice: 'statsu'"),
+    (["status", "--layer", "defualt"], "CHANNEL_LAYERS has 'broken', 'default', 'foreign', 'odd'"),
+    (["status", "--layer", "foreign"], "a channels.layers.InMemoryChannelLayer; mpx looks into"),
+    (["status", "--layer", "wrong"], "no option 'capcity'; did you mean 'capacity'?"),
+    (["status", "--layer", "broken"], "Cannot import BACKEND 'no.such.Layer'"),
+    (["status", "--layer", "odd"], "hosts must be a list with one Redis URL in it"),
+    (["status"], "memory://, which lives within one process: there is no server to look at"),
+    (["status", "--watch", "0"], "must be a number of seconds above 0, not '0'"),
+    (["status", "--watch", "soon"], "must be a number of seconds above 0, not 'soon'"),
+    (["status", "--limit", "-1"], "must be a whole number, at least 1, not '-1'"),
+    (["status", "--jsno"], "unrecognized arguments: --jsno"),
+    (["ping", "--count", "0"], "must be a whole number, at least 1, not '0'"),
+    (["ping", "--count", "1.5"], "must be a whole number, at least 1, not '1.5'"),
+    (["ping", "--interval", "-1"], "must be a number of seconds, 0 or more, not '-1'"),
+    (["ping", "--interval", "nan"], "must be a number of seconds, 0 or more, not 'nan'"),
+    (["ping", "--timeout", "inf"], "must be a number of seconds above 0, not 'inf'"),
+    (["ping", "now"], "unrecognized arguments: now"),
+    (["tail", "--channel"], "Name at least one channel."),
+    (["tail", "--pattern"], "Name at least one pattern."),
+    (["tail", ""], "A channel cannot have an empty name."),
+    (["tail", "a b", "--group"], "Group name must be a valid unicode string"),
+    (["tail", "a", "--group", "--pattern"], "not allowed with argument"),
+    (["tail", "--timeout", "0"], "must be a number of seconds above 0, not '0'"),
+    (["publish", "room"], "the following arguments are required: message"),
+    (["publish", "", "x"], "A channel cannot have an empty name."),
+    (["publish", "mpx:group:room", "x"], "mpx:group:room is the layer's own"),
+    (["publish", "room", "{", "--group"], "The message is not JSON: "),
+    (["publish", "room", "[1]", "--group"], "The message must be a JSON object, not [1]"),
+    (["publish", "room", "{}", "--group"], 'The message needs a "type"'),
+    (["publish", "room", '{"type": 1}', "--group"], 'The message needs a "type"'),
+    (["publish", "a b", '{"type": "x"}', "--group"], "Group name must be a valid unicode string"),
+    (["publish", "a b", '{"type": "x"}', "--channel"], "hannel name must be a valid unicode"),
+    (["publish", "a", '{"type": "x", "n": 1' + 30 * "0" + "}", "--group"], "cannot be encoded"),
+    (["publish", "s.aaaaaaaaaaaaaaaa!1", '{"type": "x"}', "--channel"], "No consumer owns"),
+    (["publish", "a", "{}", "--group", "--channel"], "not allowed with argument"),
+    (["purge"], "Name the worker channels to purge, or give --all."),
+    (["purge", "work", "--all"], "Name the worker channels to purge, or give --all."),
+    (["purge", "--all", "--json"], "With --json nobody can be asked: give --no-input too."),
+    (["purge", "a!b", "--no-input"], "a!b is a consumer's own channel"),
+    (["purge", "a b", "--no-input"], "hannel name must be a valid unicode"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), MISTYPED, ids=lambda value: " ".join(value)[:30])
+def test_mistyped_arguments_are_told_in_one_sentence(
+    manager: Manager, words: list[str], text: str
+) -> None:
+    """Whatever is wrong is a `CommandError` whose text says it; nothing is done."""
+    outcome = manager.run(*words)
+    assert outcome.code == 1
+    assert text in outcome.err
+    assert outcome.out == ""
+
+
+def test_options_that_exclude_each_other_by_keyword(manager: Manager) -> None:
+    """What argparse refuses on the command line is refused in `call_command`'s keywords too."""
+    outcome = manager.run("tail", "a", group=True, pattern=True)
+    assert "give one of the options" in outcome.err
+    outcome = manager.run("publish", "a", "{}", group=True, channel=True)
+    assert "give one of the options" in outcome.err
+
+
+def test_there_may_be_no_layers_at_all() -> None:
+    """The error about an alias says so."""
+    with Manager({}) as manager:
+        assert "CHANNEL_LAYERS has nothing." in manager.run("ping").err
+
+
+async def test_event_loop_is_not_blocked(manager: Manager) -> None:
+    """On a thread that runs an event loop the command says what to do instead."""
+    with pytest.raises(CommandError, match=r"asyncio\.to_thread"):
+        call_command(Command(), "ping")
+
+
+def test_layer_that_was_set_for_a_test_is_found() -> None:
+    """`channel_layers.set` counts, as everywhere in Channels."""
+    with Manager({}) as manager:
+        channel_layers.set("mine", MultiplexedChannelLayer(hosts=["memory://mine"]))
+        assert manager.run("ping", "--layer", "mine", "--count", "1").code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["ping"], ["tail"], ["publish", "a", "b"], ["purge", "--all"]]
+)
+def test_dead_server_is_one_sentence(words: list[str]) -> None:
+    """Nobody listens there: every subcommand says so within its patience."""
+    port = free_port()
+    with Manager({"default": setting(f"redis://127.0.0.1:{port}", timeout=0.2)}) as manager:
+        outcome = manager.run(*words)
+    assert (outcome.code, outcome.out) == (1, "")
+    sentence = f"No link to Redis at 127.0.0.1:{port} within 0.2 s, nothing was sent. Last reason: "
+    assert outcome.err.startswith(sentence)
+    assert "Connect call failed" in outcome.err
+
+
+def test_wrong_password_is_one_sentence(make_redis: Callable[..., RedisServer]) -> None:
+    """A refusal is told at once, with Redis's reason."""
+    server = make_redis(password="right")
+    with Manager({"default": setting(server.url_for(password="wrong"))}) as manager:
+        outcome = manager.run("status")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "does not accept this process: invalid username-password pair" in outcome.err
+
+
+def test_frozen_server_is_one_sentence(make_redis: Callable[..., RedisServer]) -> None:
+    """A server that accepts and never answers ends the patience too."""
+    server = make_redis()
+    with Manager({"default": setting(server.url, timeout=0.3)}) as manager:
+        assert manager.run("ping", "--count", "1").code == 0
+        server.freeze()
+        outcome = manager.run("status")
+        server.thaw()
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "it does not answer" in outcome.err
+
+
+def test_server_that_dies_meanwhile_is_one_sentence(
+    make_redis: Callable[..., RedisServer],
+) -> None:
+    """Also when several commands are under way."""
+    server = make_redis()
+    with Manager({"default": setting(server.url, timeout=0.2)}) as manager:
+        assert manager.run("ping", "--count", "1").code == 0
+        behind = Server(channel_layers["default"])
+        assert repr(behind) == f"<Server 127.0.0.1:{server.port}>"
+        server.kill()
+        with pytest.raises(LinkError):
+            behind.lengths([b"mpx:queue:a", b"mpx:queue:b"])
+
+
+def test_interrupt_has_its_own_code(redis_server: RedisServer) -> None:
+    """Ctrl-C where nothing waits for it."""
+    with Manager({"default": setting(redis_server.url)}) as manager:
+        outcome = manager.run("publish", "a", "b", out=Output(enough=("Redis", 1)))
+    assert (outcome.code, outcome.err) == (130, "Interrupted.")
+
+
+def test_broken_pipe_of_a_caller_is_the_callers(redis_server: RedisServer) -> None:
+    """In `call_command`'s own stream it is raised, and the process's stdout is left alone."""
+
+    class Broken(Output):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with Manager({"default": setting(redis_server.url)}) as manager:
+        with pytest.raises(BrokenPipeError):
+            manager.run("publish", "a", "b", out=Broken())
+
+
+# Colors
+
+
+def test_colors_are_for_terminals(redis_server: RedisServer) -> None:
+    """A pipe gets none, unless they are forced, in front of the subcommand or behind it."""
+    with Manager({"default": setting(redis_server.url)}) as manager:
+        assert "\x1b" not in manager.run("status").out
+        assert "\x1b[36" in manager.run("status", "--force-color").out
+        assert "\x1b[36" in manager.run("--force-color", "status").out
+        assert "\x1b" not in manager.run("status", "--no-color").out
+
+
+# Processes of their own
+
+
+async def test_every_subcommand_runs_in_a_process(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """``manage.py`` finds the command, works, and ends by itself with nothing left to say."""
+    project = Project(tmp_path, {"default": setting(redis_server.url)})
+
+    async def manage(*words: str, text: str = "") -> str:
+        outcome = await asyncio.to_thread(project.manage, "mpx", *words, text=text)
+        assert (outcome.code, outcome.err) == (0, ""), outcome
+        return outcome.out
+
+    async with open_layer(redis_server) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.send("work", {"type": "job"})
+        status = await manage("status")
+        assert "channels_mpx:tiny_settings:" in status
+        assert re.search(r"^  room +1$", status, re.MULTILINE)
+        assert re.search(r"^  work +1 +0$", status, re.MULTILINE)
+        assert "5 messages to this process, 0 lost" in await manage("ping", "--count", "5")
+        assert (
+            await manage("publish", "--group", "room", '{"type": "x"}')
+            == "Redis gave it to 1 receiver.\n"
+        )
+        assert await receive(layer, channel) == {"type": "x"}
+        assert "Nothing was deleted." in await manage("purge", "--all", text="no\n")
+        assert "Deleted 1 message." in await manage("purge", "work", text="yes\n")
+
+
+async def test_tail_ends_with_a_summary_on_interrupt(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Ctrl-C is how it ends: code 0, messages on stdout, the rest on stderr."""
+    project = Project(tmp_path, {"default": setting(redis_server.url)})
+    async with open_layer(redis_server) as layer:
+        with project.running("mpx", "tail", "room", "--group") as process:
+            await eventually(lambda: "mpx:group:room" in subscriptions(redis_server), 30)
+            await layer.group_send("room", {"type": "x"})
+            first = await asyncio.to_thread(process.stdout.readline)
+            outcome = await asyncio.to_thread(interrupt, process)
+    assert re.fullmatch(r'\S+  room  \+\S+ ms  \d+ B  {"type": "x"}\n', first)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert re.fullmatch(
+        r"Listening to the group room\.\n1 message, \d+ B in .* s; lag .* ms, at most .* ms\n",
+        outcome.err,
+    )
+
+
+async def test_reader_of_a_pipe_may_go_away(redis_server: RedisServer, tmp_path: Path) -> None:
+    """``mpx tail | head -1`` ends at the next message, without a word."""
+    project = Project(tmp_path, {"default": setting(redis_server.url)})
+    async with open_layer(redis_server) as layer:
+        with project.running("mpx", "tail", "room", "--group") as process:
+            await eventually(lambda: "mpx:group:room" in subscriptions(redis_server), 30)
+            process.stdout.close()
+            await layer.group_send("room", {"type": "x"})
+            assert await asyncio.to_thread(process.wait, 30) == 1
+            assert process.stderr.read() == "Listening to the group room.\n"
+
+
+def test_live_screen_on_a_terminal(redis_server: RedisServer, tmp_path: Path) -> None:
+    """A real terminal gets pictures one over the other, and its cursor back on Ctrl-C."""
+    project = Project(tmp_path, {"default": setting(redis_server.url)})
+    master, slave = pty.openpty()
+    words = ("mpx", "status", "--watch", "0.05")
+    with project.running(*words, stdout=slave, stdin=slave) as process:
+        os.close(slave)
+        seen = ""
+        while seen.count("Layer default") < 3:
+            seen += os.read(master, 65536).decode()
+        outcome = interrupt(process)
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while chunk := os.read(master, 65536):
+                seen += chunk.decode()
+        os.close(master)
+    assert seen.startswith("\x1b[?25l\x1b[2J")
+    assert seen.endswith("\x1b[?25h")
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+async def test_warnings_of_the_connection_are_not_told_twice(tmp_path: Path) -> None:
+    """Without logging configured, a dead server is the command's sentence and nothing else."""
+    hosts = f"redis://127.0.0.1:{free_port()}"
+    project = Project(tmp_path, {"default": setting(hosts, timeout=0.2)})
+    outcome = await asyncio.to_thread(project.manage, "mpx", "status")
+    assert outcome.code == 1
+    assert outcome.err.startswith("CommandError: No link to Redis at ")
+    assert outcome.err.count("\n") == 1
+
+
+def test_settings_errors_of_another_layer_do_not_matter(tmp_path: Path) -> None:
+    """The system checks do not stand in the way: only the layer that was asked for counts."""
+    layers = {"default": setting("memory://"), "other": setting("nonsense")}
+    project = Project(tmp_path, layers)
+    assert project.manage("mpx", "ping", "--count", "1").code == 0
+    assert project.manage("mpx", "ping", "--layer", "other").code == 1
+    outcome = project.manage("check")
+    assert outcome.code == 1
+    assert "(channels_mpx.E004) hosts: the URL begins with" in outcome.err
+
+
+def test_usage_error_of_a_process(tmp_path: Path) -> None:
+    """argparse's own code, 2, and the usage of that subcommand."""
+    outcome = Project(tmp_path, {}).manage("mpx", "ping", "--cuont", "3")
+    assert outcome.code == 2
+    assert outcome.err.startswith("usage: manage.py mpx")
+
+
+# The rights of an operator
+
+
+async def operate(manager: Manager, server: RedisServer) -> None:
+    """Use everything that the commands and the checks ask of Redis."""
+    harness = {"username": "harness", "password": "harness"}
+    with redis.Redis(port=server.port, **harness) as client, client.pubsub() as pubsub:
+        pubsub.subscribe("mpx:group:room")  # a group whose processes can be counted
+        assert pubsub.get_message(timeout=5)
+        await manager("status")
+    await manager("ping", "--count", "1", "--timeout", "0.1")
+    await manager("tail", "--timeout", "0.01")
+    await manager("tail", "room", "--group", "--timeout", "0.01")
+    server.command("RPUSH", "mpx:queue:work", "0000000000001 is long ago")
+    for _ in range(2):
+        await manager("publish", "work", '{"type": "x"}', "--channel")
+    await manager("purge", "--all", "--no-input")
+    await asyncio.to_thread(check_servers)
+
+
+async def test_operator_may_do_all_of_it(make_redis: Callable[..., RedisServer]) -> None:
+    """With the documented rights nothing is denied, and nothing is missing."""
+    server = make_redis(users=[operator()])
+    with Manager({"default": setting(server.url_for("operator", "pw"))}) as manager:
+        await operate(manager, server)
+        assert (await manager("status", "--json")).document["notes"] == []
+    assert redis_denials(server) == []
+
+
+@pytest.mark.parametrize("command", OPERATOR.split())
+async def test_operator_needs_all_of_it(
+    make_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Without any one of the documented commands Redis has something to deny."""
+    monkeypatch.setattr(checks, "PATIENCE", 0.3)
+    rights = " ".join(word for word in OPERATOR.split() if word != command)
+    server = make_redis(users=[operator(rights)])
+    layers = {"default": setting(server.url_for("operator", "pw"), timeout=0.3)}
+    with Manager(layers) as manager:
+        await operate(manager, server)
+        await eventually(lambda: redis_denials(server))
+
+
+# Documentation
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each subcommand."""
+    parser = Command().create_parser("manage.py", "mpx")
+    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def sections() -> dict[str, str]:
+    """Return the text of the page below each heading."""
+    parts = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def documented(section: str) -> set[str]:
+    """Return the options in the first column of a section's table."""
+    cells = re.findall(r"^\| (`--.+?`) \|", section, re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"--[\w-]+", cell)}
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the long options of a parser."""
+    return {name for action in parser._actions for name in action.option_strings if name[1] == "-"}
+
+
+def test_page_has_every_subcommand() -> None:
+    """A section for each and for nothing else, and a row in the first table."""
+    names = [heading.strip("`") for heading in sections() if heading.startswith("`")]
+    assert names == list(SUBCOMMANDS) == list(parsers())
+    assert re.findall(r"^\| \[`(\w+)`\]\(#\1\) \|", PAGE.read_text(), re.MULTILINE) == names
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_page_has_every_option(name: str) -> None:
+    """Those of each subcommand in its section, those of all of them in theirs."""
+    common = documented(sections()["Common to all"])
+    djangos = {word for words in DJANGOS_OWN for word in words if word.startswith("--")}
+    assert documented(sections()[f"`{name}`"]) | common | djangos | {"--help"} == options(
+        parsers()[name]
+    )
+
+
+def test_djangos_own_options_are_all_taken_behind_the_subcommand() -> None:
+    """None of them is forgotten, whatever Django adds."""
+    main = options(Command().create_parser("manage.py", "mpx"))
+    djangos = {word for words in DJANGOS_OWN for word in words if word.startswith("--")}
+    assert main - {"--help", "--version"} == djangos
+
+
+def test_acl_file_has_the_rights() -> None:
+    """What the documentation gives operators is what was tested."""
+    rules = ACL.read_text().split()
+    assert {rule for rule in rules if rule.startswith("+")} == set(OPERATOR.split())
+    assert set(operator().split()) - set(OPERATOR.split()) - {">pw"} == set(rules[2:]) - set(
+        OPERATOR.split()
+    ) - {">secret"}
