@@ -1,9 +1,8 @@
 #!/usr/bin/env python
-"""Start the chat under Daphne: `python example_project/start.py --port 8000`."""
+"""Start the example under Daphne: `python example_project/start.py --port 8000`."""
 
 import argparse
 import os
-import re
 import sys
 
 from daphne.endpoints import build_endpoint_description_strings
@@ -12,14 +11,16 @@ from daphne.server import Server
 
 def main() -> None:
     """Serve until a signal ends it."""
-    parser = argparse.ArgumentParser(description="A chat with rooms, on channels_mpx.")
+    parser = argparse.ArgumentParser(description="channels_mpx at work, in four pages.")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument("--bind", default="127.0.0.1", help="default: 127.0.0.1")
     options = parser.parse_args()
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    from board import standin
     from channels.layers import get_channel_layer
     from config.asgi import application
+    from home.layer import is_on_redis
 
     from channels_mpx.exceptions import MPXError
 
@@ -32,33 +33,27 @@ def main() -> None:
         endpoints=build_endpoint_description_strings(host=options.bind, port=options.port),
         ready_callable=lambda: print(banner(options.bind, server), flush=True),
     )
+    if not is_on_redis():
+        standin.start()
     server.run()
     if server.abort_start:
         sys.exit(f"Nothing could listen on {options.bind}, port {options.port}.")
 
 
 def banner(bind: str, server: Server) -> str:
-    """Say where the chat is and what carries it."""
+    """Say where the example is, what carries it, and what feeds its board."""
     from django.conf import settings
+    from home.layer import host, is_on_redis, without_secrets
 
-    layer = settings.CHANNEL_LAYERS["default"]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)
-    address = f"[{host}]" if ":" in host else host
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)
+    address = f"[{name}]" if ":" in name else name
+    feed = "python example_project/feed.py, in another terminal"
     return (
-        f"Chat:   http://{address}:{server.listening_addresses[0][1]}/\n"
-        f"Layer:  {layer['BACKEND']} on {without_secrets(layer['CONFIG']['hosts'][0])}\n"
+        f"Pages:  http://{address}:{server.listening_addresses[0][1]}/\n"
+        f"Layer:  {settings.CHANNEL_LAYERS['default']['BACKEND']} on {without_secrets(host())}\n"
+        f"Board:  fed by {feed if is_on_redis() else 'this process: no other can reach it'}\n"
         "Ctrl-C ends it."
     )
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL without user, password and query; what is not clear is left out."""
-    scheme, separator, rest = url.partition("://")
-    place, *tail = re.split("[?#]", rest, maxsplit=1)
-    if not separator or "@" in "".join(tail):
-        return f"{scheme}://…" if separator else "…"
-    hidden = "…@" if "@" in place else ""
-    return f"{scheme}://{hidden}{place.rpartition('@')[2]}"
 
 
 if __name__ == "__main__":

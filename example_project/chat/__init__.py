@@ -1,1 +1,1 @@
-"""A small chat with rooms."""
+"""A small chat with rooms, on the layer's groups."""

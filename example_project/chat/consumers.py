@@ -3,14 +3,14 @@
 from contextlib import suppress
 from typing import Any
 
-from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer
+from home.consumers import PageConsumer
+from home.rules import Refused, clean_name, clean_room, clean_text
 
-from channels_mpx.exceptions import LinkLost, MPXError
+from channels_mpx.consumers import MultiplexedConsumerMixin
+from channels_mpx.exceptions import MPXError
 
-from .rules import Refused, clean_name, clean_text, read_message, room_group
 
-
-class ChatConsumer(AsyncJsonWebsocketConsumer):
+class ChatConsumer(MultiplexedConsumerMixin, PageConsumer):
     """A person in a room.
 
     The page sends `{"type": "join", "id", "name"}` and then `{"type": "say", "id", "text"}`.
@@ -37,25 +37,14 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
                 await self.channel_layer.group_discard(self.group, self.channel_name)
                 await self.notify_room(f"{self.name} left")
 
-    async def receive(
-        self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any
-    ) -> None:
-        """Do what the page asks for, and answer with an error where that is not possible."""
-        message: dict[str, Any] = {}
-        try:
-            message = read_message(text_data)
-            if message.get("type") == "join":
-                await self.join(clean_name(message.get("name")))
-            elif message.get("type") == "say":
-                await self.say(message["id"], clean_text(message.get("text")))
-            else:
-                raise Refused("The type is `join` or `say`.")
-        except Refused as refusal:
-            await self.answer(message, str(refusal), retry=False)
-        except LinkLost:
-            await self.answer(message, "Perhaps not delivered.", retry=True)
-        except MPXError:
-            await self.answer(message, "Not delivered.", retry=True)
+    async def do(self, request: dict[str, Any]) -> None:
+        """Join or say."""
+        if request.get("type") == "join":
+            await self.join(clean_name(request.get("name")))
+        elif request.get("type") == "say":
+            await self.say(request["id"], clean_text(request.get("text")))
+        else:
+            raise Refused("The type is `join` or `say`.")
 
     async def join(self, name: str) -> None:
         """Enter the room: from here on, what is said in it reaches this page."""
@@ -86,11 +75,6 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
         """Tell the room that somebody came or went."""
         await self.channel_layer.group_send(self.group, {"type": "chat.notice", "text": text})
 
-    async def answer(self, message: dict[str, Any], text: str, *, retry: bool) -> None:
-        """Tell this page alone that something did not work."""
-        error = {"type": "error", "id": message.get("id"), "text": text, "retry": retry}
-        await self.send_json(error)
-
     # Messages of the group arrive in the method that their type names.
 
     async def chat_message(self, event: dict[str, Any]) -> None:
@@ -108,9 +92,6 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
         await self.send_json({"type": "announcement", "text": event["text"]})
 
 
-class NoSuchPlace(AsyncWebsocketConsumer):
-    """Refuses sockets on any other path."""
-
-    async def connect(self) -> None:
-        """Refuse."""
-        await self.close()
+def room_group(room: str) -> str:
+    """Name the channel layer's group for a room."""
+    return f"chat.{clean_room(room)}"

@@ -1,12 +1,11 @@
-"""The two pages: choose a name and a room; be in the room."""
+"""The chat's two pages: choose a name and a room; be in the room."""
 
 from urllib.parse import urlencode
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-
-from .rules import MAX_NAME, MAX_ROOM, MAX_TEXT, Refused, clean_name, clean_room
+from home.rules import MAX_NAME, MAX_ROOM, MAX_TEXT, Refused, clean_name, clean_room
 
 SUGGESTED_ROOMS = {
     "lobby": "Say hello",
@@ -15,7 +14,7 @@ SUGGESTED_ROOMS = {
 }
 
 
-def home(request: HttpRequest) -> HttpResponse:
+def enter(request: HttpRequest) -> HttpResponse:
     """Ask for a name and a room. When both are given and right, go there."""
     name = request.GET.get("name")
     own_room = request.GET.get("own_room", "").strip().lower()
@@ -23,7 +22,7 @@ def home(request: HttpRequest) -> HttpResponse:
     error = None
     if name is not None:
         try:
-            place = reverse("room", args=[clean_room(room)])
+            place = reverse("chat-room", args=[clean_room(room)])
             return redirect(f"{place}?{urlencode({'name': clean_name(name)})}")
         except Refused as refusal:
             error = str(refusal)
@@ -36,7 +35,7 @@ def home(request: HttpRequest) -> HttpResponse:
         "max_name": MAX_NAME,
         "max_room": MAX_ROOM,
     }
-    return render(request, "chat/home.html", context, status=400 if error else 200)
+    return render(request, "chat/enter.html", context, status=400 if error else 200)
 
 
 def room(request: HttpRequest, room: str) -> HttpResponse:
@@ -48,5 +47,5 @@ def room(request: HttpRequest, room: str) -> HttpResponse:
     try:
         name = clean_name(request.GET.get("name"))
     except Refused:
-        return redirect(f"{reverse('home')}?{urlencode({'room': room})}")
+        return redirect(f"{reverse('chat')}?{urlencode({'room': room})}")
     return render(request, "chat/room.html", {"room": room, "name": name, "max_text": MAX_TEXT})

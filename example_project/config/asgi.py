@@ -1,4 +1,4 @@
-"""The ASGI application: pages and static files over HTTP, the chat over WebSockets."""
+"""The ASGI application: pages and static files over HTTP, what is live over WebSockets."""
 
 import os
 
@@ -10,7 +10,7 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 pages = get_asgi_application()  # sets Django up, so it comes before our own modules
 
-from chat.routing import websocket_urlpatterns  # noqa: E402
+from .routing import websocket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter(
     {

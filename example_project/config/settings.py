@@ -12,14 +12,25 @@ INSTALLED_APPS = [
     "daphne",  # first, so that `manage.py runserver` speaks ASGI
     "channels",
     "django.contrib.staticfiles",
+    "home",
     "chat",
+    "rooms",
+    "board",
+    "payments",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": ["home.layer.context"]},
+    }
+]
 DATABASES: dict[str, dict[str, str]] = {}
 
 ROOT_URLCONF = "config.urls"
@@ -36,4 +47,13 @@ CHANNEL_LAYERS = {
             "timeout": 3.0,  # seconds without Redis until somebody is told "not delivered"
         },
     }
+}
+
+# The payments tell what becomes of each order.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "{asctime} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "loggers": {"payments": {"handlers": ["stderr"], "level": "INFO"}},
 }

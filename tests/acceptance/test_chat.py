@@ -1,4 +1,4 @@
-"""The example project as people meet it: real processes, real WebSockets, a Redis that dies."""
+"""The example's chat as people meet it: real processes, real WebSockets, a Redis that dies."""
 
 from __future__ import annotations
 
@@ -12,21 +12,15 @@ from websockets.exceptions import InvalidStatus
 
 from tests.servers import RedisServer
 
-from .chat import ChatProcess, Person
+from .example import ExampleProcess, Person
 
 RETURN_DEADLINE = 10  # seconds until messages cross again once Redis is back
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loopback stays loopback, whatever proxy this machine has."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 async def test_two_processes_are_one_chat(tmp_path: Path, redis_server: RedisServer) -> None:
     async with (
-        ChatProcess(tmp_path / "one", redis_server.url) as one,
-        ChatProcess(tmp_path / "two", redis_server.url) as two,
+        ExampleProcess(tmp_path / "one", redis_server.url) as one,
+        ExampleProcess(tmp_path / "two", redis_server.url) as two,
         one.person("lobby") as ada,
         two.person("lobby") as bob,
         two.person("tea-break") as eve,
@@ -64,8 +58,8 @@ async def test_sockets_outlive_redis(
 ) -> None:
     server = make_redis()
     async with (
-        ChatProcess(tmp_path / "one", server.url) as one,
-        ChatProcess(tmp_path / "two", server.url) as two,
+        ExampleProcess(tmp_path / "one", server.url) as one,
+        ExampleProcess(tmp_path / "two", server.url) as two,
         one.person("lobby") as ada,
         two.person("lobby") as bob,
     ):
@@ -78,7 +72,7 @@ async def test_sockets_outlive_redis(
             message_id = await person.say("anybody?")
             error = await person.hear("error", timeout=20)
             assert (error["id"], error["retry"]) == (message_id, True)
-            assert "ot delivered" in error["text"]
+            assert "ot done" in error["text"]
             assert await person.still_open()
         told = await two.announce("lobby", "Nobody hears this.")
         assert told.returncode == 1
@@ -100,7 +94,7 @@ async def test_who_leaves_during_an_outage_holds_nothing_up(
 ) -> None:
     server = make_redis()
     async with (
-        ChatProcess(tmp_path / "one", server.url) as one,
+        ExampleProcess(tmp_path / "one", server.url) as one,
         one.person("lobby") as ada,
     ):
         await ada.join("Ada")
@@ -116,7 +110,7 @@ async def test_who_leaves_during_an_outage_holds_nothing_up(
 
 async def test_one_process_needs_no_redis(tmp_path: Path) -> None:
     async with (
-        ChatProcess(tmp_path / "one") as one,
+        ExampleProcess(tmp_path / "one") as one,
         one.person("tea-break") as ada,
         one.person("tea-break") as bob,
     ):
@@ -136,10 +130,10 @@ async def test_one_process_needs_no_redis(tmp_path: Path) -> None:
 
 
 async def test_pages_and_static_files(tmp_path: Path) -> None:
-    async with ChatProcess(tmp_path / "one") as one:
-        status, home = await one.fetch("/")
+    async with ExampleProcess(tmp_path / "one") as one:
+        status, home = await one.fetch("/chat/")
         assert (status, "lobby" in home, "Your name" in home) == (200, True, True)
-        status, room = await one.fetch("/?room=lobby&name=%3Cb%3EAda")
+        status, room = await one.fetch("/chat/?room=lobby&name=%3Cb%3EAda")
         assert status == 200
         assert 'data-room="lobby" data-name="&lt;b&gt;Ada"' in room
         paths = re.findall(r'(?:href|src)="(/static/[^"]+)"', room)
@@ -148,28 +142,28 @@ async def test_pages_and_static_files(tmp_path: Path) -> None:
             status, content = await one.fetch(path)
             assert status == 200
             assert content
-        status, home = await one.fetch("/?name=Ada&own_room=no+such_room")
+        status, home = await one.fetch("/chat/?name=Ada&own_room=no+such_room")
         assert status == 400
         assert "lower-case letters" in home
-        status, home = await one.fetch("/rooms/rubber-ducks/")  # without a name: asks for it
+        status, home = await one.fetch("/chat/rubber-ducks/")  # without a name: asks for it
         assert status == 200
         assert 'value="rubber-ducks" checked' in home
-        assert (await one.fetch("/rooms/Lobby/"))[0] == 404
+        assert (await one.fetch("/chat/Lobby/"))[0] == 404
 
 
 async def test_sockets_are_refused(tmp_path: Path) -> None:
-    async with ChatProcess(tmp_path / "one") as one:
+    async with ExampleProcess(tmp_path / "one") as one:
         for room in ("Lobby", "tea_break", "tea break", "caf\u00e9", "x" * 41, "lobby\n", "a/b"):
             with pytest.raises(InvalidStatus, match="403"):
                 await one.person(room).__aenter__()
         with pytest.raises(InvalidStatus, match="403"):
-            await Person(one.url, "lobby", origin="http://elsewhere.example").__aenter__()
+            await Person(one.url, "/ws/chat/lobby/", origin="http://elsewhere.example").__aenter__()
         async with one.person("x" * 40) as ada:
             await ada.join("Ada")
 
 
 async def test_bad_messages_are_answered_on_an_open_socket(tmp_path: Path) -> None:
-    async with ChatProcess(tmp_path / "one") as one, one.person("lobby") as ada:
+    async with ExampleProcess(tmp_path / "one") as one, one.person("lobby") as ada:
         for early in ({"type": "say", "text": "before I joined"}, {"type": "join", "name": " "}):
             message_id = await ada.send(**early)
             assert (await ada.hear("error"))["id"] == message_id

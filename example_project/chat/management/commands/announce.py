@@ -4,11 +4,12 @@ from argparse import ArgumentParser
 from typing import Any
 
 from channels.layers import get_channel_layer
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from home.layer import is_on_redis
+from home.rules import Refused, clean_text
 
 from channels_mpx.exceptions import LinkError, MPXError
-from chat.rules import Refused, clean_text, room_group
+from chat.consumers import room_group
 
 
 class Command(BaseCommand):
@@ -27,7 +28,7 @@ class Command(BaseCommand):
             group, text = room_group(options["room"]), clean_text(" ".join(options["text"]))
         except Refused as refusal:
             raise CommandError(str(refusal)) from refusal
-        if settings.CHANNEL_LAYERS["default"]["CONFIG"]["hosts"][0].startswith("memory://"):
+        if not is_on_redis():
             raise CommandError(
                 "The chat runs on memory://, which no other process can reach. Start it with"
                 " REDIS_URL set, for instance to redis://localhost:6379/0, and set the same here."

@@ -1,14 +1,13 @@
-"use strict";
-
-// The room's page: one WebSocket, replaced whenever it is lost.
+// The room's page.
 //
 // What you say waits in the outbox, under the conversation, until the room repeats it. States of
 // an outbox entry: "waiting" for a connection (sent on its own later), "sending", or "failed"
 // (with the choice to try again). Nothing is sent twice unless you ask for it.
 
+import { Socket, clock, element, hue, keepDown, show } from "../home/socket.js";
+
 const room = document.querySelector("#chat").dataset.room;
 const me = document.querySelector("#chat").dataset.name;
-const statusLine = document.querySelector("#status");
 const scroller = document.querySelector("#scroll");
 const lines = document.querySelector("#lines");
 const outboxList = document.querySelector("#outbox");
@@ -17,58 +16,30 @@ const input = document.querySelector("#text");
 
 const JOIN = "join"; // the id of our request to enter, which an error may answer
 const ECHO_TIMEOUT = 10_000; // ms until a message that the room did not repeat counts as failed
-const FIRST_DELAY = 500, LONGEST_DELAY = 10_000; // ms between attempts to connect
 const MOST_LINES = 500;
 
 const outbox = new Map(); // id → {id, text, item, timer, state}
-let socket, retryTimer, failures = 0, joined = false, counter = 0;
+let joined = false, counter = 0;
 
 // ---- connection
 
-function connect() {
-  clearTimeout(retryTimer);
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const current = (socket = new WebSocket(`${scheme}//${location.host}/ws/rooms/${room}/`));
-  current.onopen = () => send({ type: "join", id: JOIN, name: me });
-  current.onmessage = (event) => current === socket && receive(JSON.parse(event.data));
-  current.onclose = () => current === socket && lost();
-}
-
-function send(message) {
-  socket.send(JSON.stringify(message));
-}
-
-function lost() {
-  joined = false;
-  for (const entry of outbox.values()) {
-    if (entry.state === "sending") fail(entry, "The connection broke; perhaps not sent.");
-  }
-  // Jitter keeps a thousand pages from coming back in the same instant.
-  const delay = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** failures++);
-  retryTimer = setTimeout(connect, delay * (0.5 + Math.random() / 2));
-  show("away", failures < 3 ? "Reconnecting…" : "Still reconnecting…");
-}
-
-function abandon() {
-  socket.onclose = null;
-  socket.close();
-  lost();
-}
-
-function show(state, text) {
-  statusLine.dataset.state = state;
-  if (statusLine.textContent !== text) statusLine.textContent = text;
-}
-
-addEventListener("online", () => !joined && connect());
+const socket = new Socket(`/ws/chat/${room}/`, {
+  opened: () => socket.send({ type: "join", id: JOIN, name: me }),
+  received: receive,
+  lost() {
+    joined = false;
+    for (const entry of outbox.values()) {
+      if (entry.state === "sending") fail(entry, "The connection broke; perhaps not sent.");
+    }
+  },
+});
 
 // ---- what the server says
 
 function receive(message) {
   if (message.type === "joined") {
     joined = true;
-    failures = 0;
-    show("here", "Connected");
+    socket.works();
     for (const entry of outbox.values()) if (entry.state === "waiting") transmit(entry);
   } else if (message.type === "message") {
     if (outbox.has(message.id)) forget(outbox.get(message.id));
@@ -76,9 +47,8 @@ function receive(message) {
   } else if (message.type === "notice" || message.type === "announcement") {
     addLine(message.type, element("p", "", message.text));
   } else if (message.type === "error" && message.id === JOIN) {
-    if (message.retry) return abandon();
-    socket.onclose = null;
-    socket.close();
+    if (message.retry) return socket.retry();
+    socket.stop();
     show("away", message.text);
   } else if (message.type === "error" && outbox.has(message.id)) {
     fail(outbox.get(message.id), message.text, message.retry);
@@ -105,7 +75,7 @@ function transmit(entry) {
   if (!joined) return mark(entry, "waiting", "Waiting for the connection…");
   mark(entry, "sending", "");
   entry.timer = setTimeout(() => fail(entry, "No answer; perhaps not sent."), ECHO_TIMEOUT);
-  send({ type: "say", id: entry.id, text: entry.text });
+  socket.send({ type: "say", id: entry.id, text: entry.text });
 }
 
 function fail(entry, why, mayRetry = true) {
@@ -125,7 +95,7 @@ function mark(entry, state, note) {
   entry.item.dataset.state = state;
   const remark = element("small", "remark", note);
   entry.item.replaceChildren(element("p", "bubble", entry.text), remark);
-  keepDown(() => {});
+  keepDown(scroller, () => {});
 }
 
 function forget(entry) {
@@ -153,33 +123,7 @@ function addMessage(author, text, own) {
 function addLine(kind, ...children) {
   const item = element("li", kind);
   item.append(...children);
-  keepDown(() => lines.append(item));
+  keepDown(scroller, () => lines.append(item));
   if (lines.childElementCount > MOST_LINES) lines.firstElementChild.remove();
   return item;
 }
-
-/** Follow the conversation, except for somebody who has scrolled up to read. */
-function keepDown(change) {
-  const below = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
-  change();
-  if (below < 80) scroller.scrollTop = scroller.scrollHeight;
-}
-
-function element(tag, className, text = "") {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.textContent = text;
-  return made;
-}
-
-function clock() {
-  return new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-}
-
-function hue(author) {
-  let sum = 0;
-  for (const character of author) sum = (sum * 31 + character.codePointAt(0)) % 360;
-  return sum;
-}
-
-connect();

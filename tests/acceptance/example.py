@@ -1,8 +1,9 @@
-"""The example project from outside: its processes, and people with WebSockets."""
+"""The example project from outside: its processes, and the sockets of people's pages."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -10,11 +11,12 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import quote, urlencode
+from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
@@ -29,7 +31,7 @@ COMPLAINTS = re.compile(
 )
 
 
-class ChatProcess:
+class ExampleProcess:
     """One process of the example on a free port; leaving the block ends it and checks how.
 
     Args:
@@ -43,7 +45,7 @@ class ChatProcess:
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def __aenter__(self) -> ChatProcess:
+    async def __aenter__(self) -> ExampleProcess:
         self.directory.mkdir()
         command = [*dies_with_us(), sys.executable, "-X", "dev", str(EXAMPLE / "start.py")]
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
@@ -60,7 +62,7 @@ class ChatProcess:
             self.url = await eventually(self._find_url, timeout=20)
         except BaseException:
             self._kill()
-            sys.stderr.write(f"The chat did not start:\n{self.errors}\n")
+            sys.stderr.write(f"The example did not start:\n{self.errors}\n")
             raise
         return self
 
@@ -80,6 +82,11 @@ class ChatProcess:
             self._kill()
 
     @property
+    def port(self) -> int:
+        """Where it listens on the loopback address."""
+        return int(self.url.rpartition(":")[2])
+
+    @property
     def banner(self) -> str:
         """What it printed."""
         return self._stdout.read_text()
@@ -91,23 +98,57 @@ class ChatProcess:
 
     async def fetch(self, path: str) -> tuple[int, str]:
         """Return status and text of a page."""
-        return await asyncio.to_thread(_fetch, self.url + path)
+        return await asyncio.to_thread(_fetch, build_opener(), self.url + path)
+
+    async def post(self, path: str, **fields: str) -> tuple[int, str]:
+        """Fill in the form of a page, as a browser does; return status and text of the answer."""
+        return await asyncio.to_thread(_post, self.url + path, fields)
 
     def person(self, room: str) -> Person:
-        """Return somebody who opens a room's page here."""
-        return Person(self.url, room)
+        """Return somebody who opens the chat's page of a room here."""
+        return Person(self.url, f"/ws/chat/{quote(room)}/")
 
-    async def announce(self, room: str, text: str) -> subprocess.CompletedProcess[str]:
-        """Run the management command in a process of its own, with the same settings."""
+    def page(self, name: str) -> Page:
+        """Return the socket of the page of this name here."""
+        return Page(self.url, f"/ws/{name}/")
+
+    async def run(
+        self, *command: str, timeout: float = 40, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program of the example in a process of its own, with the same settings."""
         return await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-X", "dev", str(EXAMPLE / "manage.py"), "announce", room, text],
+            [sys.executable, "-X", "dev", str(EXAMPLE / command[0]), *command[1:]],
             cwd=self.directory,
-            env=self._environment(),
+            env={**self._environment(), **variables},
             capture_output=True,
             text=True,
-            timeout=40,
+            timeout=timeout,
         )
+
+    async def announce(self, room: str, text: str) -> subprocess.CompletedProcess[str]:
+        """Run the management command."""
+        return await self.run("manage.py", "announce", room, text)
+
+    @contextlib.contextmanager
+    def feed(self, interval: float = 0.1) -> Iterator[Path]:
+        """Run the script that feeds the board; give the file that it writes its readings to."""
+        output = self.directory / "feed"
+        command = [*dies_with_us(), sys.executable, "-X", "dev", str(EXAMPLE / "feed.py")]
+        with output.open("wb") as stdout:
+            process = subprocess.Popen(
+                [*command, "--interval", str(interval)],
+                cwd=self.directory,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                start_new_session=True,
+            )
+        try:
+            yield output
+        finally:
+            process.kill()
+            process.wait()
 
     @property
     def _stdout(self) -> Path:
@@ -123,8 +164,8 @@ class ChatProcess:
 
     def _find_url(self) -> str | None:
         assert self._process is not None
-        assert self._process.poll() is None, "the chat has ended"
-        match = re.search(r"^Chat: +(\S+)/$", self.banner, re.MULTILINE)
+        assert self._process.poll() is None, "the example has ended"
+        match = re.search(r"^Pages: +(\S+)/$", self.banner, re.MULTILINE)
         return match and match[1]
 
     def _kill(self) -> None:
@@ -133,32 +174,24 @@ class ChatProcess:
         self._process.wait()
 
 
-class Person:
-    """A WebSocket in a room, used as the page uses it."""
+P = TypeVar("P", bound="Page")
 
-    def __init__(self, url: str, room: str, origin: str | None = None) -> None:
+
+class Page:
+    """The WebSocket of a page, used as the page uses it."""
+
+    def __init__(self, url: str, path: str, origin: str | None = None) -> None:
         self.ids = map(str, itertools.count(1))
         self.socket: ClientConnection
-        address = url.replace("http", "ws", 1) + f"/ws/rooms/{quote(room)}/"
+        address = url.replace("http", "ws", 1) + path
         self._connect = connect(address, origin=Origin(origin or url))
 
-    async def __aenter__(self) -> Person:
+    async def __aenter__(self: P) -> P:
         self.socket = await self._connect
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.socket.close()
-
-    async def join(self, typed: str, name: str = "") -> None:
-        """Enter, and hear the room say so, by another name than typed if one is given."""
-        name = name or typed
-        await self.send(type="join", name=typed)
-        assert await self.hear("joined") == {"type": "joined", "name": name}
-        assert await self.hear("notice") == {"type": "notice", "text": f"{name} joined"}
-
-    async def say(self, text: str) -> str:
-        """Say something and return its id."""
-        return await self.send(type="say", text=text)
 
     async def send(self, **message: Any) -> str:
         """Send any message, with the next id unless one is given, and return its id."""
@@ -176,21 +209,44 @@ class Person:
         """Return the next message."""
         return dict(json.loads(await asyncio.wait_for(self.socket.recv(), timeout)))
 
-    async def hear_lines(self, count: int) -> list[tuple[str, str]]:
-        """Return names and texts of the next messages that people said."""
-        lines = [await self.hear("message") for _ in range(count)]
-        return [(line["name"], line["text"]) for line in lines]
-
     async def still_open(self) -> bool:
         """Whether the server answers a ping on this socket."""
         await asyncio.wait_for(await self.socket.ping(), 5)
         return True
 
 
-def _fetch(url: str) -> tuple[int, str]:
+class Person(Page):
+    """Somebody in a room of the chat."""
+
+    async def join(self, typed: str, name: str = "") -> None:
+        """Enter, and hear the room say so, by another name than typed if one is given."""
+        name = name or typed
+        await self.send(type="join", name=typed)
+        assert await self.hear("joined") == {"type": "joined", "name": name}
+        assert await self.hear("notice") == {"type": "notice", "text": f"{name} joined"}
+
+    async def say(self, text: str) -> str:
+        """Say something and return its id."""
+        return await self.send(type="say", text=text)
+
+    async def hear_lines(self, count: int) -> list[tuple[str, str]]:
+        """Return names and texts of the next messages that people said."""
+        lines = [await self.hear("message") for _ in range(count)]
+        return [(line["name"], line["text"]) for line in lines]
+
+
+def _fetch(opener: OpenerDirector, url: str, form: dict[str, str] | None = None) -> tuple[int, str]:
+    data = None if form is None else urlencode(form).encode()
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with opener.open(url, data, timeout=10) as response:
             return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
+    except HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def _post(url: str, fields: dict[str, str]) -> tuple[int, str]:
+    opener = build_opener(HTTPCookieProcessor())
+    _, page = _fetch(opener, url)
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    return _fetch(opener, url, {"csrfmiddlewaretoken": token[1] if token else "", **fields})

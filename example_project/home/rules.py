@@ -42,11 +42,6 @@ def read_message(text: str | None) -> dict[str, Any]:
     return message
 
 
-def room_group(room: str) -> str:
-    """Name the channel layer's group for a room."""
-    return f"chat.{clean_room(room)}"
-
-
 def _line(value: object, what: str, limit: int) -> str:
     words = value.split() if isinstance(value, str) else []
     line = "".join(character for character in " ".join(words) if character.isprintable())

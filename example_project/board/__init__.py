@@ -1,0 +1,1 @@
+"""A live board of whatever is published under `metrics.`."""

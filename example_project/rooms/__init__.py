@@ -1,0 +1,1 @@
+"""Several rooms on one page, each a plain Redis channel."""
