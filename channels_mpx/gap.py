@@ -28,6 +28,12 @@ class Gap:
 class Listener(Protocol):
     """Whom the connection tells about itself as a whole. Nothing here may wait or raise."""
 
+    def linked(self, epoch: int) -> None:
+        """There is a link; nothing is active on it yet."""
+
+    def unlinked(self, reason: str) -> None:
+        """A link has ended, however. Any thread may call this."""
+
     def gap_opened(self, reason: str) -> None:
         """The link is lost."""
 
@@ -46,6 +52,12 @@ class Listener(Protocol):
 
 class Nobody:
     """A listener that does not care."""
+
+    def linked(self, epoch: int) -> None:
+        """See `Listener`."""
+
+    def unlinked(self, reason: str) -> None:
+        """See `Listener`."""
 
     def gap_opened(self, reason: str) -> None:
         """See `Listener`."""
@@ -74,11 +86,15 @@ class GapWatch:
         self._epoch = 0
         self._missing = 0
 
-    def open(self, reason: str) -> bool:
-        """The link is lost. Returns whether that begins a gap: the last one may not be over."""
+    def open(self, reason: str, since: float | None = None) -> bool:
+        """Note that something cannot be heard, now or since some time.
+
+        Returns:
+            Whether that begins a gap: the last one may not be over.
+        """
         if self._began is not None:
             return False
-        self._began = time.monotonic()
+        self._began = time.monotonic() if since is None else since
         self._reason = reason
         return True
 

@@ -21,7 +21,7 @@ from .loops import Home, NoHome, Residence
 from .memory import MemoryDialer, broker
 from .names import Kind, Namespace, Topic, new_process_name
 from .options import Options
-from .router import Router
+from .router import Router, State
 from .scripts import Script
 from .statistics import Counters, HubStatistics
 from .supervisor import Supervisor
@@ -199,6 +199,7 @@ class Hub:
             refused=dict(counters.refused),
             wanted=router.wanted,
             active=router.active,
+            denied=router.count(State.REFUSED),
             patterns=router.patterns,
             commands=counters.commands,
             received=counters.received,
@@ -290,9 +291,8 @@ class Hub:
         try:
             return self._residence.home(receiving)
         except NoHome as error:
-            raise exceptions.LinkUnavailable(
-                address=self.address, seconds=0, reason=f"no event loop for it: {error}"
-            ) from error
+            why = f"no event loop for it: {error}"
+            raise exceptions.LinkUnavailable(address=self.address, seconds=0, reason=why) from error
 
     def _move_in(self, home: Home) -> Coroutine[Any, Any, None]:
         life = self.life = Supervisor(

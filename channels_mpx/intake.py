@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from . import envelope, exceptions
 from .codec import Body, Codec
@@ -38,6 +39,8 @@ class Intake:
         #: How long messages took to come here; without those that waited in a worker's queue.
         self.lag = LagMeter()
         self._last_garbage = -EPISODE
+        #: Called on the reader when garbage comes for the first time in a while: where, and what.
+        self.noticed: Callable[[str, str], object] = lambda where, reason: None
 
     def unwrap(self, payload: bytes, channel: bytes) -> Envelope | None:
         """Return the header of what came on ``channel``; None if it is garbage."""
@@ -82,4 +85,5 @@ class Intake:
         now = time.monotonic()
         if now - self._last_garbage >= EPISODE:
             logger.warning("! dropped what came for %s: %s", channel, error)
+            self.noticed(channel, str(error))
         self._last_garbage = now

@@ -1,14 +1,11 @@
 """The channel layer: Channels' specification in terms of the floors below.
 
-Every verb checks its arguments and encodes its message where it is called, and then does the rest
-at home (see `loops`), which costs nothing when the caller is there already.
+Every verb checks and encodes where it is called; the rest it does at home (see `loops`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 from typing import Any
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -17,12 +14,15 @@ from channels.layers import BaseChannelLayer
 from . import exceptions
 from .codec import Body, Codec
 from .envelope import Form
+from .health import PATIENCE, Health, judge
 from .hub import Hub
 from .multiplexer import Multiplexer
+from .names import project_name
 from .options import Options
 from .preparation import Preparation
 from .process import Desk, Process
 from .serializers import Message, find_serializer
+from .signals import Herald
 from .statistics import LayerStatistics
 from .sync import SyncVerbs
 
@@ -72,7 +72,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.codec = Codec(
             find_serializer(options.serializer_format), options.symmetric_encryption_keys
         )
-        self._hub = Hub(options, _project_name())
+        self._hub = Hub(options, project_name())
         self._preparation = Preparation(self, self._hub, self.codec)
         self._group_channel = self._preparation.group_channel
         self._wrap = self._preparation.wrap
@@ -90,6 +90,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._preparation.process = process
         self._mailboxes = process.inbox.mailboxes
         self._hub.listener = process
+        process.announce = Herald(self, self._hub).announce
         #: Subscriptions, promises and plain messages, over the layer's own connection. Closing it
         #: ends those of consumers too, and leaves the connection.
         self.multiplexer = Multiplexer.over(self._hub, process.registry, process.board)
@@ -340,8 +341,10 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Return what the layer does in this process; cheap enough for once a second."""
         return self._process.statistics()
 
+    def health(self, patience: float = PATIENCE) -> Health:
+        """Return whether this process can send and receive, by what it knows: nothing is asked.
 
-def _project_name() -> str:
-    """Return the name of the Django project, for people who look at CLIENT LIST."""
-    module = os.environ.get("DJANGO_SETTINGS_MODULE", "")
-    return re.sub(r"[^!-~]", "", module.partition(".")[0]) or "python"
+        Args:
+            patience: Seconds that it may be without a connection before that is a problem.
+        """
+        return judge(self.statistics(), patience)

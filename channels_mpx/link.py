@@ -11,8 +11,9 @@ and the newest redis-py that we support.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import redis.asyncio.connection as redis_connection
@@ -74,6 +75,7 @@ class RedisDialer:
                 _check_host_name(self._arguments)
             self._arguments |= {
                 "protocol": 3,
+                "redis_connect_func": _greeting(self._arguments.get("redis_connect_func")),
                 "client_name": client_name,
                 "retry": Retry(NoBackoff(), 0),
                 "health_check_interval": 0,
@@ -238,6 +240,24 @@ def _describe(arguments: dict[str, Any]) -> str:
     if "path" in arguments:
         return f"unix:{arguments['path']}"
     return f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
+
+
+def _greeting(own: Any) -> Callable[[Any], Awaitable[None]]:
+    """Return what shakes hands: the user's own way, or redis-py's.
+
+    If the connection breaks meanwhile, redis-py lets go of a future that holds the system's error,
+    and asyncio would complain of it some time later. What is wrong, redis-py raises as well.
+    """
+
+    async def greet(connection: Any) -> None:
+        closed = getattr(connection._writer._protocol, "_closed", None)
+        if closed is not None:
+            closed.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
+        done = connection.on_connect() if own is None else own(connection)
+        if inspect.isawaitable(done):
+            await done
+
+    return greet
 
 
 def _take_over(

@@ -24,7 +24,7 @@ from .names import Kind, Topic
 from .scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP, Script
 from .wire import Argument, Command, Link, Loss, Receiver
 
-__all__ = ["MemoryBroker", "MemoryDialer", "MemoryLink", "broker", "register"]
+__all__ = ["MemoryBroker", "MemoryDialer", "MemoryLink", "broker", "forget", "register"]
 
 
 class MemoryBroker:
@@ -291,6 +291,11 @@ def broker(name: str) -> MemoryBroker:
 def register(name: str, broker: MemoryBroker) -> None:
     """Make a broker the one that ``memory://<name>`` leads to."""
     _brokers[name] = broker
+
+
+def forget(name: str) -> None:
+    """Have ``memory://<name>`` lead to a new broker; who has the old one keeps it."""
+    _brokers.pop(name, None)
 
 
 class MemoryDialer:

@@ -189,7 +189,9 @@ class Multiplexer:
         Raises:
             InvalidName: The channel is empty, or neither text nor bytes.
             InvalidArgument: The payload is neither text nor bytes.
-            LinkError: See `Hub.command`.
+            LinkUnavailable: There was no link until the deadline; nothing was sent.
+            LinkLost: The link was lost meanwhile; the message may or may not have been published.
+            CommandRefused: Redis does not allow it.
         """
         name, data = encode_name(channel), require_payload(payload)
         return await self._hub.call(self._hub.publish, name, data)
@@ -201,7 +203,9 @@ class Multiplexer:
             pattern: Only those that it matches.
 
         Raises:
-            LinkError: See `Hub.command`.
+            LinkUnavailable: There was no link until the deadline; nothing was sent.
+            LinkLost: The link was lost meanwhile.
+            CommandRefused: Redis does not allow it.
         """
         names = await self._hub.call(
             self._hub.command, b"PUBSUB", b"CHANNELS", encode_name(pattern)
@@ -212,7 +216,9 @@ class Multiplexer:
         """Return how many connections are subscribed to each channel, without patterns.
 
         Raises:
-            LinkError: See `Hub.command`.
+            LinkUnavailable: There was no link until the deadline; nothing was sent.
+            LinkLost: The link was lost meanwhile.
+            CommandRefused: Redis does not allow it.
         """
         names = [encode_name(channel) for channel in channels]
         flat = await self._hub.call(self._hub.command, b"PUBSUB", b"NUMSUB", *names)
@@ -222,7 +228,9 @@ class Multiplexer:
         """Return how many distinct patterns are subscribed to; each slows every PUBLISH.
 
         Raises:
-            LinkError: See `Hub.command`.
+            LinkUnavailable: There was no link until the deadline; nothing was sent.
+            LinkLost: The link was lost meanwhile.
+            CommandRefused: Redis does not allow it.
         """
         count: int = await self._hub.call(self._hub.command, b"PUBSUB", b"NUMPAT")
         return count
@@ -259,13 +267,15 @@ class SyncMultiplexer:
 
     They raise what the awaitable ones raise, and `SyncCallFromAsync` on a thread that runs an
     event loop.
-
-    Args:
-        multiplexer: Whose commands.
-        hub: The connection.
     """
 
     def __init__(self, multiplexer: Multiplexer, hub: Hub) -> None:
+        """Make the commands.
+
+        Args:
+            multiplexer: Whose commands.
+            hub: The connection.
+        """
         self._multiplexer = multiplexer
         self._hub = hub
 

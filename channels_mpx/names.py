@@ -12,6 +12,7 @@ All of the layer's own topics and keys start with ``<prefix>:`` so that one ACL 
 from __future__ import annotations
 
 import enum
+import os
 import re
 import secrets
 from typing import Final, NamedTuple
@@ -73,6 +74,12 @@ def new_process_name() -> str:
     """Return a random token that no other process has."""
     number = int.from_bytes(secrets.token_bytes(10), "big")
     return "".join(_ALPHABET[(number >> 5 * i) & 31] for i in range(PROCESS_NAME_LENGTH))
+
+
+def project_name() -> str:
+    """Return the name of the Django project, for people who look at CLIENT LIST."""
+    module = os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    return re.sub(r"[^!-~]", "", module.partition(".")[0]) or "python"
 
 
 def escape_glob(name: bytes) -> bytes:

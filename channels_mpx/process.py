@@ -102,7 +102,10 @@ class Process:
         self._hub = hub
         self._capacity_of = capacity_of
         self._tally = Tally()
+        #: Told by name what users may want to hear of, on any thread, the reader's too.
+        self.announce: Callable[..., object] = lambda event, **details: None
         self.intake = Intake(codec, self._tally)
+        self.intake.noticed = self._noticed
         self.groups = Groups(hub, self.intake)
         self.inbox = Inbox(hub, self.intake, self._make_direct_mailbox)
         self.workers = Workers(hub, self.intake, self._make_mailbox)
@@ -237,6 +240,14 @@ class Process:
         is_outlived = self.registry.loop_ended(loop)
         return self._is_awaited_outside(loop) or is_outlived
 
+    def linked(self, epoch: int) -> None:
+        """See `Listener.linked`."""
+        self.announce("connected", epoch=epoch)
+
+    def unlinked(self, reason: str) -> None:
+        """See `Listener.unlinked`."""
+        self.announce("disconnected", reason=reason)
+
     def gap_opened(self, reason: str) -> None:
         """See `Listener.gap_opened`: every consumer gets a message, if one is configured."""
         self.registry.gap_opened(reason)
@@ -246,6 +257,7 @@ class Process:
     def gap_closed(self, gap: Gap) -> None:
         """See `Listener.gap_closed`: every consumer gets a message, if one is configured."""
         self.registry.gap_closed(gap)
+        self.announce("gap", gap=gap)
         if self._hub.options.on_reconnect is not None:
             self._tell_all({"type": self._hub.options.on_reconnect, "seconds": gap.seconds})
 
@@ -257,7 +269,10 @@ class Process:
     def _tell_all(self, message: Message) -> None:
         self.inbox.put_to_all(Body.made(self.intake.codec, message, time.monotonic()))
 
-    # Mailboxes
+    # Mailboxes, and what is no message
+
+    def _noticed(self, where: str, reason: str) -> None:
+        self.announce("bad_message", where=where, reason=reason)
 
     def _make_direct_mailbox(self, channel: str) -> DirectMailbox:
         options = self._hub.options
@@ -281,6 +296,7 @@ class Process:
             mailbox.name,
             len(mailbox),
         )
+        self.announce("overflow", channel=mailbox.name, waiting=len(mailbox))
 
     def relieved(self, mailbox: Mailbox, dropped: int) -> None:
         """See `Observer.relieved`."""

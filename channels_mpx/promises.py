@@ -21,23 +21,26 @@ __all__ = ["PromiseSubscription"]
 
 
 class PromiseSubscription:
-    """A prefix under which promises can be made; see `Multiplexer.new_promise_subscription`.
+    """A prefix under which promises can be made.
 
-    It becomes inactive when the link is lost, which interrupts all its promises, and active again
-    by itself. It can be used as an asynchronous context manager, which waits for its activation.
-
-    Args:
-        board: The ledgers of the connection.
-        prefix: What the names of all its promises begin with.
+    Make it with `Multiplexer.new_promise_subscription`. It becomes inactive when the link is lost,
+    which interrupts all its promises, and active again by itself. It can be used as an asynchronous
+    context manager, which waits for its activation and closes it.
     """
 
     def __init__(self, board: PromiseBoard, prefix: str | bytes) -> None:
+        """Hold a prefix.
+
+        Args:
+            board: The ledgers of the connection.
+            prefix: What the names of all its promises begin with.
+        """
         self.prefix = encode_name(prefix)
         board.hub.names.require_foreign(self.prefix)
         self._board = board
         self._hub = board.hub
         self._is_closed = False
-        #: Where it was made; it ends with that loop. None: made without one.
+        #: The loop on which it was made and with which it ends; None if there was none.
         self.loop = asyncio._get_running_loop()
         self._outstanding: dict[Promise, None] = {}
         self._ledger = board.hold(self.prefix, self)
@@ -67,7 +70,7 @@ class PromiseSubscription:
 
     @property
     def active(self) -> bool:
-        """Whether promises can be made now: Redis has confirmed the subscription."""
+        """Whether promises can be made now, because Redis has confirmed the subscription."""
         return self._ledger.is_active and not self._is_closed
 
     @property
@@ -82,7 +85,7 @@ class PromiseSubscription:
 
     @property
     def late(self) -> int:
-        """Messages under the prefix that kept no promise in this process: late, or for nobody."""
+        """Messages under the prefix that kept no promise here, because of their time or name."""
         return self._ledger.late
 
     def new_promise(self, suffix: str | bytes, timeout: float) -> Promise:
@@ -100,6 +103,7 @@ class PromiseSubscription:
             InvalidName: The suffix is empty, or neither text nor bytes.
             InvalidTimeout: ``timeout`` is no finite number of seconds.
             ReservedName: The name lies under the layer's own prefix.
+            RuntimeError: No event loop runs here; a promise belongs to one.
             SubscriptionIsClosed: The subscription was closed.
         """
         name, seconds = self._name(suffix), require_deadline(timeout)

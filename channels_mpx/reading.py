@@ -118,10 +118,11 @@ class Reader:
         task = self._task
         if task is None:
             return
-        loop = task.get_loop()
-        if asyncio._get_running_loop() is not loop or asyncio.current_task() is not task:
+        if asyncio._get_running_loop() is not task.get_loop():
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(task.cancel)
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        elif asyncio.current_task() is not task:
+            task.cancel()
 
     async def _run(self) -> None:
         """Call the callbacks until the subscription ends."""

@@ -97,18 +97,9 @@ TRANSITIONS: dict[State, dict[Cause, State]] = {
         Cause.DENIED: State.REFUSED,
         Cause.LOST: State.ABSENT,
     },
-    State.ACTIVE: {
-        Cause.LEAVE: State.LEAVING,
-        Cause.LOST: State.ABSENT,
-    },
-    State.LEAVING: {
-        Cause.UNSUBSCRIBED: State.ABSENT,
-        Cause.LOST: State.ABSENT,
-    },
-    State.REFUSED: {
-        Cause.RETRY: State.ABSENT,
-        Cause.LOST: State.ABSENT,
-    },
+    State.ACTIVE: {Cause.LEAVE: State.LEAVING, Cause.LOST: State.ABSENT},
+    State.LEAVING: {Cause.UNSUBSCRIBED: State.ABSENT, Cause.LOST: State.ABSENT},
+    State.REFUSED: {Cause.RETRY: State.ABSENT, Cause.LOST: State.ABSENT},
 }
 
 
@@ -134,9 +125,8 @@ class Entry:
         try:
             self.state = TRANSITIONS[self.state][cause]
         except KeyError:
-            raise IllegalTransition(
-                f"{cause.value} for a topic that is {self.state.value}"
-            ) from None
+            problem = f"{cause.value} for a topic that is {self.state.value}"
+            raise IllegalTransition(problem) from None
 
 
 class Router:
@@ -166,7 +156,11 @@ class Router:
     @property
     def active(self) -> int:
         """How many topics Redis has confirmed."""
-        return sum(1 for entry in self._all() if entry.state is State.ACTIVE)
+        return self.count(State.ACTIVE)
+
+    def count(self, state: State) -> int:
+        """Return how many topics are in a state."""
+        return sum(1 for entry in self._all() if entry.state is state)
 
     @property
     def patterns(self) -> int:
@@ -187,6 +181,13 @@ class Router:
         """Tell whether anybody wants a topic."""
         entry = self._entries[topic.kind].get(topic.name)
         return entry is not None and bool(entry.members)
+
+    def had(self, topic: Topic) -> Collection[Subscriber]:
+        """Return who wants a topic and had it before, on this link or an earlier one."""
+        entry = self._entries[topic.kind].get(topic.name)
+        return (
+            tuple(who for who, was_active in entry.members.items() if was_active) if entry else ()
+        )
 
     def subscribe(self, topic: Topic, subscriber: Subscriber) -> bool:
         """Note that ``subscriber`` wants ``topic``. Returns whether it is active already."""
@@ -232,10 +233,7 @@ class Router:
         return self._channels.get(channel)
 
     def route_pattern(self, pattern: bytes) -> Entry | None:
-        """Return the topic whose members a message that came through a pattern concerns.
-
-        It concerns nobody else: Redis sends it once more for the exact channel.
-        """
+        """Do the same for a pattern; Redis sends the message once more for the exact channel."""
         return self._patterns.get(pattern)
 
     def made(self) -> None:

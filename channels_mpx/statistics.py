@@ -34,6 +34,10 @@ class Counters:
     reconnections: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
 
+    def moved(self) -> None:
+        """There is a home, or none any more."""
+        self.since = time.time()
+
     def linked(self) -> None:
         """A link was made."""
         self.epoch += 1
@@ -97,6 +101,7 @@ class HubStatistics:
             ``NOPERM`` or ``OOM``; ``ERR`` for all codes that are rare.
         wanted: Topics that somebody here wants.
         active: Topics that Redis has confirmed.
+        denied: Topics that Redis refuses although they were active once; asked for again every 5 s.
         patterns: Distinct patterns among them; each slows every PUBLISH on the server.
         commands: Commands of verbs, scripts among them; neither subscriptions nor signs of life.
         received: Messages that came.
@@ -119,6 +124,7 @@ class HubStatistics:
     refused: dict[str, int]
     wanted: int
     active: int
+    denied: int
     patterns: int
     commands: int
     received: int

@@ -182,7 +182,7 @@ class Subscription:
 
     @property
     def closed(self) -> bool:
-        """Whether it is over: by `close`, by its overflow, with its loop, or in a forked child."""
+        """Whether it is over, by `close`, by its overflow, with its loop, or in a forked child."""
         return self._is_closed
 
     @property

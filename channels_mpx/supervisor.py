@@ -129,6 +129,7 @@ class Supervisor:
         else:
             logger.warning("x lost the link to %s: %s", link.address, reason)
             self._counters.lost(reason, link.loss.value)
+        self._listener.unlinked(reason)
         if reason is not CLOSED or self._listener.is_awaited():
             self._open_gap(reason)
         self._changed.set()
@@ -137,8 +138,12 @@ class Supervisor:
         """See `LinkWatcher.topic_settled`."""
         self._close_gap(self._gap.joined())
 
-    def _open_gap(self, reason: str) -> None:
-        if self._gap.open(reason):
+    def topic_restored(self, reason: str, since: float) -> None:
+        """See `LinkWatcher.topic_restored`: what was published meanwhile is missing."""
+        self._open_gap(reason, since)
+
+    def _open_gap(self, reason: str, since: float | None = None) -> None:
+        if self._gap.open(reason, since):
             self._listener.gap_opened(reason)
 
     def _close_gap(self, gap: Gap | None) -> None:
@@ -148,6 +153,7 @@ class Supervisor:
     async def live(self) -> None:
         """Keep a link until told to leave or cancelled."""
         self._task = asyncio.current_task()
+        self._counters.moved()
         self._tick()
         waits, patient_waits = self._delays(), self._delays(REFUSED_PAUSE)
         try:
@@ -182,6 +188,7 @@ class Supervisor:
         """Close the link and fail whatever waits for one."""
         self.traffic.lose(CLOSED)
         self.traffic.end()
+        self._counters.moved()
         self._router.unsubscribe_all(self._pulse)
         if self._ticker is not None:
             self._ticker.cancel()
@@ -197,6 +204,7 @@ class Supervisor:
         reason = "its event loop stopped"
         link = self.traffic.retire(reason)
         if link is not None:
+            self._listener.unlinked(reason)
             self._open_gap(reason)
         self.is_leaving = True
         with contextlib.suppress(RuntimeError):  # the loop may be closed
@@ -225,6 +233,7 @@ class Supervisor:
         self._is_refused = False
         self._counters.linked()
         logger.info("= linked to %s, epoch %d", link.address, self._counters.epoch)
+        self._listener.linked(self._counters.epoch)
         wanted = self.traffic.begin(link)
         self._pulse.start(link)
         self._close_gap(self._gap.linked(self._counters.epoch, wanted))

@@ -38,13 +38,15 @@ class SyncReading:
     subscription.sync`` ends when the subscription is closed, and raises `SubscriptionOverflow` if
     its overflow has closed it. Callbacks for notices, and those of single channels, run in the
     background, on the connection's own loop.
-
-    Args:
-        subscription: What to read.
-        hub: The connection.
     """
 
     def __init__(self, subscription: Readable, hub: Hub) -> None:
+        """Make a reader.
+
+        Args:
+            subscription: What to read.
+            hub: The connection.
+        """
         self._subscription = subscription
         self._hub = hub
         #: Taken for a thread, which may have been interrupted meanwhile.
@@ -57,10 +59,10 @@ class SyncReading:
             SyncCallFromAsync: On a thread that runs an event loop.
         """
         require_no_loop("get_message")
-        for seconds in self._slices(require_timeout(timeout)):
+        for seconds in _slices(require_timeout(timeout)):
             if not self._fetched:
                 with contextlib.suppress(exceptions.LinkLost):  # home has moved, or is busy
-                    self._hub.call_sync(self._fetch, seconds)
+                    self._hub.call_sync(self._fetch, seconds, allowance=seconds)
             with contextlib.suppress(IndexError):  # none, or another thread was quicker
                 return self._fetched.popleft()
         return None
@@ -73,9 +75,9 @@ class SyncReading:
         """
         require_no_loop("activated")
         limit = require_timeout(timeout)
-        for seconds in self._slices(limit):
+        for seconds in _slices(limit):
             with contextlib.suppress(exceptions.NotConfirmed, exceptions.LinkLost):
-                self._hub.call_sync(self._subscription.activated, seconds)
+                self._hub.call_sync(self._subscription.activated, seconds, allowance=seconds)
                 return
         raise exceptions.NotConfirmed(
             address=self._hub.address, what=repr(self._subscription), seconds=limit
@@ -98,12 +100,12 @@ class SyncReading:
         if message is not None:
             self._fetched.append(message)
 
-    def _slices(self, limit: float | None) -> Iterator[float]:
-        """Yield for how many seconds to wait at a time, until ``limit`` seconds are over."""
-        at_a_time = min(SLICE, self._hub.options.timeout)
-        until = math.inf if limit is None else time.monotonic() + limit
-        while True:
-            left = max(0.0, until - time.monotonic())
-            yield min(left, at_a_time)
-            if left <= at_a_time:
-                return
+
+def _slices(limit: float | None) -> Iterator[float]:
+    """Yield for how many seconds to wait at a time, until ``limit`` seconds are over."""
+    until = math.inf if limit is None else time.monotonic() + limit
+    while True:
+        left = max(0.0, until - time.monotonic())
+        yield min(left, SLICE)
+        if left <= SLICE:
+            return

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from . import exceptions
 from .backoff import delays
@@ -24,9 +25,9 @@ from .parking import PAUSES, Confirmations, Parking, Retries
 from .router import IllegalTransition, Router, State
 from .scripts import Script
 from .statistics import Counters
-from .wire import NOT_MASTER, PASSING, Argument, Command, Link, Loss, Pending
+from .wire import NOT_MASTER, PASSING, Argument, Command, Link, LinkWatcher, Loss, Pending
 
-__all__ = ["LinkWatcher", "Traffic"]
+__all__ = ["Traffic"]
 
 logger = logging.getLogger("channels_mpx.multiplexer")
 
@@ -34,18 +35,8 @@ logger = logging.getLogger("channels_mpx.multiplexer")
 REFUSED_PAUSE = 5.0
 
 
-#: Commands that `Traffic.run` sends again itself: the next link may not know a script's digest.
+#: What `Traffic.run` sends again itself: the next link may not know a script's digest.
 _SCRIPTS = frozenset({b"EVAL", b"EVALSHA"})
-
-
-class LinkWatcher(Protocol):
-    """Whom the traffic tells about its link."""
-
-    def link_lost(self, link: Link, reason: str) -> None:
-        """The link has ended."""
-
-    def topic_settled(self) -> None:
-        """A topic was confirmed or refused on this link."""
 
 
 class Traffic:
@@ -80,6 +71,8 @@ class Traffic:
         self._confirmations = Confirmations(loop, timeout, self._not_confirmed)
         self._is_retired = False
         self._refusals: set[str] = set()
+        #: What Redis refuses to those who had it before: why, and since when.
+        self._denied: dict[Topic, tuple[str, float]] = {}
         self._pump_handle: asyncio.Handle | None = None
         self._retry_handle: asyncio.TimerHandle | None = None
         self._retries = Retries(loop, self._try_again)
@@ -100,8 +93,7 @@ class Traffic:
         Raises (the future):
             CommandRefused: Redis's own error; one that passes, such as ``BUSY``, at the deadline.
             LinkLost: The link was lost after the command had been written.
-            LinkUnavailable: There was no link until the deadline, or too much waits for one;
-                nothing was sent.
+            LinkUnavailable: No link until the deadline, or too much waits for one; nothing was sent.
         """
         future: asyncio.Future[Any] = self.loop.create_future()
         self._counters.commands += 1
@@ -187,6 +179,7 @@ class Traffic:
         """
         self.link = link
         self._refusals.clear()
+        self._denied.clear()
         self._router.made()
         wanted = self._router.wanted
         self._pump()
@@ -194,8 +187,8 @@ class Traffic:
         return wanted
 
     def _send_parked(self, link: Link) -> None:
-        for command, future in self.parking.release():
-            link.send(command, future)
+        for pending in self.parking.release():
+            link.send(*pending)
 
     def lost(self, link: Link, reason: str, unsent: Sequence[Pending]) -> None:
         """See `Receiver.lost`."""
@@ -204,14 +197,13 @@ class Traffic:
         self.link = None
         self._router.lost(reason)
         self._pump()
-        for command, future in unsent:
-            self.parking.park(command, future)
+        for pending in unsent:
+            self.parking.park(*pending)
         self._watcher.link_lost(link, reason)
 
     def retire(self, reason: str) -> Link | None:
         """Let go of the link and of the router, which somebody else takes over; return the link."""
-        link, self.link = self.link, None
-        self._is_retired = True
+        link, self.link, self._is_retired = self.link, None, True
         self._router.lost(reason)
         self._confirmations.announce(self._router.events())
         return link
@@ -257,11 +249,17 @@ class Traffic:
 
     def acknowledged(self, topic: Topic, subscribed: bool) -> None:
         """See `Receiver.acknowledged`."""
+        denial = self._denied.pop(topic, None)
+        missed = self._router.had(topic) if denial is not None else ()
         try:
             self._router.acknowledged(topic, subscribed)
         except IllegalTransition as error:
             self.lose(str(error), Loss.DESYNC)
             return
+        if denial is not None and missed:
+            self._watcher.topic_restored(*denial)
+            for subscriber in missed:
+                subscriber.interrupted(denial[0])
         self._pump()
         if subscribed:
             self._confirmations.confirm(topic)  # also if nobody wants it any more
@@ -282,6 +280,8 @@ class Traffic:
         if code in PASSING:
             self._retries.ask()
             return
+        if self._router.is_wanted(topic):
+            self._denied.setdefault(topic, (str(error), time.monotonic()))
         self._retry_later()
         self._pump()
         self._watcher.topic_settled()

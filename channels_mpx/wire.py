@@ -18,6 +18,7 @@ __all__ = [
     "Command",
     "Dialer",
     "Link",
+    "LinkWatcher",
     "Loss",
     "Pending",
     "Receiver",
@@ -118,6 +119,24 @@ class Link(Protocol):
     @property
     def in_flight(self) -> int:
         """How many replies are awaited."""
+
+
+class LinkWatcher(Protocol):
+    """Whom the traffic tells about its link."""
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """The link has ended."""
+
+    def topic_settled(self) -> None:
+        """A topic was confirmed or refused on this link."""
+
+    def topic_restored(self, reason: str, since: float) -> None:
+        """What was refused to those who had it before is going to be confirmed.
+
+        Args:
+            reason: Why it was refused.
+            since: When, in seconds of `time.monotonic`.
+        """
 
 
 class Dialer(Protocol):

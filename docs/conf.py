@@ -25,7 +25,10 @@ napoleon_numpy_docstring = False
 # Names of other projects are not linked: a build needs no network.
 nitpick_ignore_regex = [
     (r"py:exc", r"ChannelFull|MessageTooLarge"),
-    (r"py:.*", r"(asgiref|asyncio|channels|collections|contextlib|django|typing)\..*"),
+    (
+        r"py:.*",
+        r"(asgiref|asyncio|channels|collections|contextlib|django|opentelemetry|typing)\..*",
+    ),
 ]
 
 html_theme = "furo"

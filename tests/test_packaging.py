@@ -39,9 +39,13 @@ def test_sdist_holds_what_a_distributor_needs(dist: Path) -> None:
 
 
 def test_wheel_holds_the_package_alone(dist: Path) -> None:
-    """Nothing but the package and its metadata is installed; type checkers find py.typed."""
+    """Nothing but package and metadata is installed; py.typed and the pytest plugin are there."""
     with zipfile.ZipFile(dist / f"channels_mpx-{VERSION}-py3-none-any.whl") as archive:
         names = archive.namelist()
+        entry_points = archive.read(f"channels_mpx-{VERSION}.dist-info/entry_points.txt").decode()
+    plugin = ["[pytest11]", "channels_mpx", "=", "channels_mpx.testing.plugin"]
+    assert entry_points.split() == plugin
+    assert "channels_mpx/testing/plugin.py" in names
     assert {name.partition("/")[0] for name in names} == {
         "channels_mpx",
         f"channels_mpx-{VERSION}.dist-info",
@@ -59,4 +63,6 @@ def test_install_the_wheel_outside_the_checkout(dist: Path, tmp_path: Path) -> N
     version, file = run(python, "-c", program, cwd=tmp_path).split()
     assert version == VERSION
     assert Path(file).is_relative_to(tmp_path)
+    program = "import sys, channels_mpx.testing; print('pytest' in sys.modules)"
+    assert run(python, "-c", program, cwd=tmp_path).split() == ["False"]
     run(python, "-m", "pip", "check", cwd=tmp_path)

@@ -136,15 +136,13 @@ class ConsumerLoop:
         while True:
             try:
                 await self._next()
-                hop = self._hop
-                turn = hop.turn if hop is not None and self._is_direct else 0
-                left = IN_A_ROW
+                turn, left = self._turn(), IN_A_ROW
                 while True:
                     handling = self._handle(self._item)
                     if handling is not _NOTHING:
                         await handling
                     left -= 1
-                    if not (left and turn and hop.turn == turn and self._goes_on()):
+                    if not (left and turn and self._turn() == turn and self._goes_on()):
                         break
             except StopConsumer:
                 raise
@@ -166,6 +164,10 @@ class ConsumerLoop:
             self._is_waiting = True
             self._desk.listen(self)
         return ready
+
+    def _turn(self) -> int:
+        """Return the number of the loop's turn in which a hop has ended, if that is this turn."""
+        return self._hop.turn if self._hop is not None and self._is_direct else 0
 
     def _goes_on(self) -> bool:
         """Take the next item, if it may be handled in this very turn, without a hop of its own."""

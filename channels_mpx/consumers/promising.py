@@ -74,7 +74,6 @@ class PromiseMixin(SubscriptionMixin):
         name = beginning + rest
         names = self._desk.hub.names
         names.require_foreign(name)
-        self._require_promises(name)
         await self._authorize("promise", name)
         pattern = escape_glob(beginning) + b"*"
         if beginning not in self._promise_subscriptions and names.is_exposed_by(pattern):
@@ -142,7 +141,7 @@ class PromiseMixin(SubscriptionMixin):
         assert self._mpx is not None
         event = self._mpx.event
         if is_release and not is_last(event):  # the farewell's own handler is not to be passed over
-            if event is not None and _ends_with(self, event):
+            if event is not None and _is_done_with(self):
                 raise StopConsumer from error
             return True
         return super()._passes_over(error)
@@ -163,10 +162,9 @@ def _give_up(kept: Promise, promise: asyncio.Future[bytes]) -> None:
     kept.cancel()
 
 
-def _ends_with(consumer: object, event: Event) -> bool:
-    """Tell whether a consumer is over when it has handled an event, its ``disconnect`` called."""
+def _is_done_with(consumer: object) -> bool:
+    """Tell whether a handler of the client's events has called ``disconnect``, and wants to end."""
     return (
         isinstance(consumer, AsyncHttpConsumer)
-        and event.get("type") == "http.request"
         and type(consumer).http_request is AsyncHttpConsumer.http_request
     )

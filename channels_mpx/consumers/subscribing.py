@@ -60,7 +60,8 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
             name: The channel, the pattern, or the whole name of the promise.
 
         Returns:
-            By default: whether it is no pattern that might match the layer's own names.
+            Whether it may. By default, everything may but patterns that might match what the layer
+            itself sends.
         """
         return kind != "pattern" or not self._desk.hub.names.is_exposed_by(name)
 

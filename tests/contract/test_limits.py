@@ -243,3 +243,27 @@ async def test_flush_leaves_other_prefixes_alone(make_layer: MakeLayer) -> None:
         assert await receive(layer, "work") == {"type": "kept"}
     with pytest.raises(asyncio.TimeoutError):
         await receive(ours, "work", 0.2)
+
+
+async def test_statistics_count_what_is_sent_and_how_long_it_took(make_layer: MakeLayer) -> None:
+    """By kind, where it is sent; the lag where it arrives. What is too large is not sent."""
+    sender, owner = await make_layer(max_message_size=1024), await make_layer()
+    assert owner.statistics().lag is None
+    channel = await owner.new_channel()
+    await owner.group_add("room", channel)
+    await sender.send(channel, {"type": "hello"})
+    await sender.group_send("room", {"type": "hello"})
+    await sender.group_send("room", {"type": "hello"})
+    await sender.send("work", {"type": "hello"})
+    with pytest.raises(MessageTooLarge):
+        await sender.send(channel, {"text": "x" * 1024})
+    asked = asyncio.ensure_future(sender.request(channel, {"type": "ask"}))
+    while (event := await receive(owner, channel))["type"] != "ask":
+        pass
+    await owner.reply(event, {"type": "answer"})
+    await asked
+    assert sender.statistics().sent == {"group": 2, "direct": 2, "worker": 1, "reply": 0}
+    assert owner.statistics().sent == {"group": 0, "direct": 0, "worker": 0, "reply": 1}
+    lag = owner.statistics().lag
+    assert lag is not None
+    assert 0 <= lag.last <= lag.most < 5

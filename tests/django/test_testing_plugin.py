@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from tests.installed import write_metadata
 
 pytest_plugins = ["pytester"]
 
@@ -72,18 +73,8 @@ class Project:
     """
 
     def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-        # What an installer would write; beside a real installation it changes nothing.
         site = pytester.mkdir("site")
-        metadata = site / "channels_mpx-0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: channels_mpx\n")
-        entries = re.search(
-            r'^\[project\.entry-points\.pytest11\]\n(\w+) = "(\w+)"$',
-            (ROOT / "pyproject.toml").read_text(),
-            re.MULTILINE,
-        )
-        assert entries is not None
-        (metadata / "entry_points.txt").write_text(f"[pytest11]\n{entries[1]} = {entries[2]}\n")
+        write_metadata(site)
         monkeypatch.setenv("PYTHONPATH", f"{site}:{ROOT}:{pytester.path}")
         monkeypatch.setenv("PYTHONDEVMODE", "1")
         monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "mysite")
@@ -380,17 +371,20 @@ def test_consumers_without_daphne(project: Project) -> None:
 
 
 def test_projects_that_do_not_use_it_do_not_notice(project: Project) -> None:
-    """The plugin is there, and has imported neither the package, nor Channels, nor Django."""
+    """The plugin is there, and has touched neither Django's settings nor any event loop."""
     project.make_plain()
     project.passes(
         1,
         """
-        import sys
+        import threading
+
+        from django.conf import settings
 
 
-        def test_modules(pytestconfig):
+        def test_nothing(pytestconfig):
             assert pytestconfig.pluginmanager.has_plugin("channels_mpx")
-            assert not {"channels_mpx", "channels", "django", "redis"} & set(sys.modules)
+            assert not settings.configured
+            assert threading.active_count() == 1
         """,
         "--strict-markers",
     )

@@ -13,21 +13,17 @@ import io
 import re
 import secrets
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-import channels_mpx
 from channels_mpx import (
     ChannelSubscription,
     CommandRefused,
-    InactiveSubscription,
     LinkLost,
     LinkUnavailable,
     Multiplexer,
-    PatternSubscription,
     PromiseCancelled,
     PromiseInterrupted,
     PromiseTimeout,
@@ -575,6 +571,3 @@ def test_tests_have_two_subscribers_patterns_and_promises() -> None:
     for used in ("listeners(mpx, 3)", "new_pattern_subscription", "new_promise_subscription"):
         assert used in source
     assert len(re.findall(r"^(?:async )?def test_", source, re.M)) == 29
-    exported = {ChannelSubscription, PatternSubscription, InactiveSubscription}
-    assert all(getattr(channels_mpx, kind.__name__) is kind for kind in exported)
-    assert threading.current_thread() is threading.main_thread()

@@ -10,6 +10,7 @@ import pytest
 from channels_mpx import ClosedError, Gap, LinkLost, MultiplexedChannelLayer
 from channels_mpx.consumers.attachment import Attachment
 from channels_mpx.names import Kind, Topic
+from channels_mpx.router import State
 from channels_mpx.testing import Broker
 from tests.helpers import eventually
 
@@ -150,12 +151,13 @@ async def test_a_name_that_was_left_and_taken_again_meanwhile(site: Site, broker
     """Belongs to who took it last."""
     with broker.freeze():
         first = asyncio.ensure_future(site.attachment.join([ONE]))
-        await asyncio.sleep(0)
+        await eventually(lambda: site.desk.hub._router.state(ONE) is State.JOINING)
         site.attachment.leave([ONE])
         second = asyncio.ensure_future(site.attachment.join([ONE]))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.wait([first])
+        assert first.cancelled()
     await second
     assert site.desk.hub.wishes_of(site.attachment) == (ONE,)
 

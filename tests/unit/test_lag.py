@@ -62,6 +62,7 @@ def test_memory_is_bounded() -> None:
     meter = LagMeter()
     for number in range(5000):
         meter.take(number / 1000, time.time())
+    assert repr(meter) == f"<LagMeter samples={WINDOW / INTERVAL:.0f}>"
     assert meter.read(5).samples == WINDOW / INTERVAL  # type: ignore[union-attr]
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import Connection
 
+from channels_mpx import link as link_module
 from channels_mpx.exceptions import LinkUnavailable
-from channels_mpx.link import RedisDialer, _hang_up, _take_over
+from channels_mpx.link import RedisDialer, _first_answers, _hang_up, _take_over
 from channels_mpx.options import parse_host
 from tests.servers import RedisServer
 from tests.unit.test_resp import Diary, Wire, message
@@ -49,3 +50,41 @@ async def test_server_that_hangs_up_after_the_handshake_is_noticed(
     with pytest.raises(LinkUnavailable):
         link = await RedisDialer(host, "test", 5).dial(Diary())
         link.lose("the test is over")
+
+
+Answer = dict[str, Any] | Exception
+
+
+def questions(*answers: tuple[float, Answer]) -> list[asyncio.Task[Any]]:
+    """Return tasks that answer after so many seconds each."""
+
+    async def answer(after: float, what: Answer) -> dict[str, Any]:
+        await asyncio.sleep(after)
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    return [asyncio.ensure_future(answer(*each)) for each in answers]
+
+
+async def test_sentinels_that_answer_soon_are_all_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer starts a short wait for others, who may know better; errors are no answers."""
+    monkeypatch.setattr(link_module, "GRACE", 0.1)
+    asked = questions((0.0, OSError("down")), (0.01, {"n": 1}), (0.02, {"n": 2}), (5.0, {"n": 3}))
+    start = asyncio.get_running_loop().time()
+    assert await _first_answers(asked) == [{"n": 1}, {"n": 2}]
+    assert asyncio.get_running_loop().time() - start < 1.0
+    asked[-1].cancel()
+
+
+async def test_sentinels_that_all_fail_are_one_error() -> None:
+    """What the last of them said is the reason."""
+    with pytest.raises(OSError, match="second"):
+        await _first_answers(questions((0.0, OSError("first")), (0.01, OSError("second"))))
+
+
+async def test_all_sentinels_are_waited_for_no_longer_than_they_take() -> None:
+    """When everybody has answered there is nothing to wait for."""
+    start = asyncio.get_running_loop().time()
+    assert len(await _first_answers(questions((0.0, {"n": 1}), (0.01, {"n": 2})))) == 2
+    assert asyncio.get_running_loop().time() - start < 0.4

@@ -320,3 +320,15 @@ def test_tell_no_password_in_repr() -> None:
     for host in hosts:
         config = {"hosts": [host], "symmetric_encryption_keys": ["s3cret"]}
         assert "s3cret" not in repr(Options.parse(config))
+
+
+@pytest.mark.parametrize(
+    ("timeout", "ping_timeout", "expected"),
+    [(10.0, 2.5, 2.5), (10.0, 0.1, 2.5), (10.0, 6.0, 6.0), (1.0, 6.0, 1.0), (0.5, 0.1, 0.5)],
+)
+def test_steps_of_connecting_have_a_deadline(
+    timeout: float, ping_timeout: float, expected: float
+) -> None:
+    """About as long as a silence may last, neither so short that crowds fail, nor above `timeout`."""
+    options = Options.parse({"timeout": timeout, "ping_timeout": ping_timeout})
+    assert options.step_timeout == expected

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
 
+from channels_mpx import parking as parking_module
 from channels_mpx.names import Kind, Topic
-from channels_mpx.parking import Confirmations, Parking
+from channels_mpx.parking import Confirmations, Parking, Retries
 from tests.helpers import eventually
 
 TOPIC = Topic(Kind.CHANNEL, b"one")
@@ -63,6 +65,94 @@ async def test_parking_fails_everything_at_once() -> None:
     with pytest.raises(ConnectionError, match="refused"):
         await waiting
     assert len(place) == 0
+
+
+async def test_deadline_stays_however_often_a_command_comes_back() -> None:
+    """Links that come and go do not make a caller wait longer than he was promised."""
+    place, waiting = parking(0.2), future()
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    place.park((b"1",), waiting)
+    while not waiting.done():
+        await asyncio.wait([waiting], timeout=0.02)
+        for command, one in place.release():
+            place.park(command, one)
+    assert 0.15 < loop.time() - start < 0.35
+
+
+async def test_command_that_comes_back_too_late_fails_at_once() -> None:
+    """A link that took it beyond its deadline, and gave it back, has not won it any time."""
+    place, waiting = parking(0.05), future()
+    place.park((b"1",), waiting)
+    released = place.release()
+    await asyncio.sleep(0.06)  # on a link
+    place.park(*released[0])
+    await asyncio.wait([waiting], timeout=0.02)
+    with pytest.raises(TimeoutError):
+        await waiting
+
+
+async def test_error_that_was_the_reason_is_the_error_at_the_deadline() -> None:
+    """Who waits for a server that is not ready is told that, and not that there is no link."""
+    place, waiting = parking(0.01), future()
+    place.park((b"1",), waiting, ConnectionError("BUSY"))
+    with pytest.raises(ConnectionError, match="BUSY"):
+        await waiting
+
+
+async def test_parking_is_bounded_in_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is told at once; whoever has gone makes room."""
+    monkeypatch.setattr(parking_module, "MAX_COMMANDS", 2)
+    place, futures = parking(5), [future() for _ in range(4)]
+    for waiting in futures[:3]:
+        place.park((b"1",), waiting)
+    with pytest.raises(TimeoutError, match=r"2 commands \(2 bytes\) wait for it already"):
+        await futures[2]
+    futures[0].cancel()
+    await asyncio.sleep(0)
+    place.park((b"4",), futures[3])
+    assert [one for _, one in place.release()] == [futures[1], futures[3]]
+
+
+async def test_parking_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few large commands fill it as many small ones do; released, they make room."""
+    monkeypatch.setattr(parking_module, "MAX_BYTES", 100)
+    place, futures = parking(5), [future() for _ in range(4)]
+    place.park((b"PUBLISH", 7, b"x" * 80), futures[0])
+    place.park((b"x" * 10,), futures[1])
+    assert isinstance(futures[1].exception(), TimeoutError)
+    place.release()
+    place.park((b"x" * 100,), futures[2])
+    place.park((b"x",), futures[3])
+    assert not futures[2].done()
+    assert isinstance(futures[3].exception(), TimeoutError)
+
+
+async def test_retries_grow_rare_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in vain doubles the pause, at most one is under way, and calm makes it short again."""
+    monkeypatch.setattr(parking_module, "PAUSES", (0.01, 0.08))
+    loop = asyncio.get_running_loop()
+    times = [loop.time()]
+
+    def again() -> None:
+        times.append(loop.time())
+        if len(times) < 6:
+            retries.ask()
+            retries.ask()
+
+    retries = Retries(loop, again)
+    retries.ask()
+    await eventually(lambda: len(times) == 6)
+    pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert pauses[0] < 0.02
+    assert pauses[3] > 0.03
+    monkeypatch.setattr(parking_module, "CALM", 0.0)
+    retries.ask()
+    await eventually(lambda: len(times) == 7)
+    retries.ask()
+    retries.stop()
+    await asyncio.sleep(0.03)
+    assert len(times) == 7
 
 
 async def test_waiters_for_one_topic_come_and_go_alone() -> None:

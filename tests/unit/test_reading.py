@@ -347,6 +347,16 @@ async def test_ending_cancels_the_callback_that_waits() -> None:
             assert task.cancelled() or task.exception() is None
 
 
+async def test_callbacks_of_a_closed_mailbox_end() -> None:
+    """Another thread may close it just before they wait, and cancel a moment later."""
+    desk = Desk(on_message=print)
+    desk.mailbox.close(SubscriptionIsClosed(what="this"))
+    desk.reader.begin()
+    task = desk.reader._task
+    assert task is not None
+    await asyncio.wait_for(task, 5)
+
+
 def test_ending_what_has_ended_with_its_loop() -> None:
     """A loop that was closed takes no cancellation, and needs none."""
     loop = asyncio.new_event_loop()

@@ -374,6 +374,22 @@ async def test_one_refused_name_does_not_hit_the_others_of_its_batch() -> None:
     ]
 
 
+async def test_batch_that_comes_too_soon_is_not_taken_apart() -> None:
+    """An error that passes is about no name: each is refused for now, and none is asked for again."""
+    link, wire, diary = wired()
+    link.subscribe(CHANNEL, (b"one", b"two"))
+    await written()
+    sent = wire.written
+    link.data_received(b"-BUSY Redis is busy running a script\r\n")
+    await written()
+    assert wire.written == sent
+    assert [(line[0], line[1].name) for line in diary.lines] == [
+        ("refused", b"one"),
+        ("refused", b"two"),
+    ]
+    assert link.in_flight == 0
+
+
 async def test_long_bursts_are_read_in_slices() -> None:
     """Reading pauses while a burst is handed out, and what comes meanwhile keeps its place."""
     link, wire, diary = wired()

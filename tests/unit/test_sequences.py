@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from channels_mpx import CommandRefused, LinkLost, LinkUnavailable
-from tests.sequences import Outcome, Sender, check
+from tests.sequences import Outcome, Outcomes, Sender, check
 
 TAKEN, UNKNOWN, UNSENT = Outcome.TAKEN, Outcome.UNKNOWN, Outcome.UNSENT
 OPENED, CLOSED = {"type": "gap.opened"}, {"type": "gap.closed"}
@@ -20,9 +20,11 @@ def numbers(*values: int, sender: str = "a") -> list[dict[str, Any]]:
 
 def test_everything_once_is_fine() -> None:
     """Nothing is missing, nothing is wrong."""
-    account = check({"a": [TAKEN] * 3, "b": [TAKEN]}, numbers(0, 1) + numbers(0, sender="b"))
+    account = check(
+        {"a": Outcomes([TAKEN] * 3), "b": Outcomes([TAKEN])}, numbers(0, 1) + numbers(0, sender="b")
+    )
     assert (account.delivered, account.dropped, account.in_gaps) == (3, 1, 0)
-    account = check({"a": [TAKEN] * 3}, numbers(0, 1, 2))
+    account = check({"a": Outcomes([TAKEN] * 3)}, numbers(0, 1, 2))
     assert (account.delivered, account.dropped, account.in_gaps) == (3, 0, 0)
     assert not account.errors
 
@@ -39,7 +41,7 @@ def test_everything_once_is_fine() -> None:
 )
 def test_what_must_not_be_is_an_error(heard: list[dict[str, Any]], error: str) -> None:
     """Duplicates, wrong order, messages from nowhere and lies to senders."""
-    assert set(check({"a": [TAKEN, TAKEN, UNSENT]}, heard).errors) == {error}
+    assert set(check({"a": Outcomes([TAKEN, TAKEN, UNSENT])}, heard).errors) == {error}
 
 
 @pytest.mark.parametrize(
@@ -61,20 +63,20 @@ def test_missing_messages_are_excused_by_a_gap_only(
     heard: list[dict[str, Any]], in_gaps: int, dropped: int
 ) -> None:
     """The notice must stand where the messages are missing."""
-    account = check({"a": [TAKEN] * 4}, heard)
+    account = check({"a": Outcomes([TAKEN] * 4)}, heard)
     assert (account.in_gaps, account.dropped) == (in_gaps, dropped)
     assert not account.errors
 
 
 def test_messages_that_may_not_have_left_may_be_missing() -> None:
     """Only what Redis has taken is missed."""
-    account = check({"a": [TAKEN, UNKNOWN, UNSENT, TAKEN]}, numbers(0, 3))
+    account = check({"a": Outcomes([TAKEN, UNKNOWN, UNSENT, TAKEN])}, numbers(0, 3))
     assert (account.delivered, account.dropped, account.in_gaps) == (2, 0, 0)
 
 
 def test_receiver_that_comes_late_misses_nothing_before() -> None:
     """What was sent before it listened is not missed."""
-    assert check({"a": [TAKEN] * 4}, numbers(2, 3), first={"a": 2}).dropped == 0
+    assert check({"a": Outcomes([TAKEN] * 4)}, numbers(2, 3), first={"a": 2}).dropped == 0
 
 
 async def test_sender_writes_down_what_it_was_told() -> None:
@@ -99,4 +101,5 @@ async def test_sender_writes_down_what_it_was_told() -> None:
     await hang.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert sender.outcomes == [TAKEN, UNKNOWN, UNSENT, UNSENT, UNKNOWN]
+    outcomes = [sender.outcomes.get(number) for number in range(sender.outcomes.count)]
+    assert outcomes == [TAKEN, UNKNOWN, UNSENT, UNSENT, UNKNOWN]

@@ -706,6 +706,39 @@ def test_wish_is_not_lost_with_the_home_that_it_was_posted_to(threads_only: Mult
     wait_until(lambda: ("active", b"one") in notes.lines)
 
 
+def while_home_ends(mux: Multiplexer, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
+    """Have a thread do something at the last moment of the home on this loop."""
+    life = mux._hub.life
+    assert life is not None
+    end = life.end
+
+    def end_and_act() -> None:
+        end()
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(life, "end", end_and_act)
+
+
+def test_wish_of_the_last_moment(
+    threads_only: Multiplexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is posted to a home that is over, and does not know it yet, is not lost."""
+    lasting = threads_only.new_channel_subscription()
+
+    async def live() -> None:
+        keeper = threads_only.new_channel_subscription()
+        keeper.add("other")
+        await keeper.activated(5)
+        while_home_ends(threads_only, monkeypatch, lambda: lasting.add("one"))
+
+    asyncio.run(live())
+    wait_until(lambda: threads_only.statistics().active == 1)
+    assert threads_only.sync.publish("one", b"1") == 1
+    assert lasting.sync.get_message(5) is not None
+
+
 def test_wish_that_home_hears_of_too_late(broker: MemorySite) -> None:
     """A subscription that is closed by then wants nothing any more."""
     mux = Multiplexer(broker.url)

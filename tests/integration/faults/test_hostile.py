@@ -157,7 +157,7 @@ async def test_a_hundred_thousand_pieces_of_garbage(
         await layer.group_send("room", {"type": "last"})
         assert await receive(layer, channel) == {"type": "last"}
     assert layer.statistics().dropped["malformed"] == 100_000
-    assert layer.statistics().delivered == messages + 1
+    assert layer.statistics().waiting == 0
     assert layer.statistics().connection.epoch == 1
     assert len(caplog.records) == 1
 
@@ -251,13 +251,13 @@ class Corrupting(Proxy):
 
 async def test_garbage_on_the_wire_costs_links_only(redis_server: RedisServer) -> None:
     """Bytes that change on their way end links at most: the process goes on, and is well again."""
-    config = {**QUICK, "ping_interval": 0.1, "ping_timeout": 0.1, "timeout": 0.5}
+    config = {**QUICK, "ping_interval": 0.1, "ping_timeout": 0.1, "timeout": 0.5, "capacity": 10**6}
     async with Corrupting(redis_server.host, redis_server.port) as proxy:
         async with open_layer([redis_server.url_for(port=proxy.port)], **config) as layer:
             channel = await layer.new_channel()
             await layer.group_add("room", channel)
             proxy.is_corrupting = True
-            until = time.monotonic() + 3.0
+            until = time.monotonic() + 2.0
             while time.monotonic() < until or proxy.changed < 50:
                 await asyncio.gather(
                     *(layer.group_send("room", {"type": "a", "text": "x" * 50}) for _ in range(5)),

@@ -191,7 +191,7 @@ async def test_flood_above_the_servers_limit_is_a_gap(make_redis: MakeRedis) -> 
         await layer.group_add("room", channel)
         flooding = asyncio.ensure_future(flood(server, 100, MEGABYTE))
         await eventually(lambda: layer.statistics().connection.received > 5, 20)
-        time.sleep(2.0)
+        time.sleep(1.5)
         await flooding
         while (await receive(layer, channel)).get("type") != "gap.opened":
             pass
@@ -213,7 +213,7 @@ async def test_loop_that_is_blocked_at_the_worst_moment(
     def ping_and_block(self: Pulse, link: Any) -> None:
         if not blocked:
             blocked.append(True)
-            self._loop.call_soon(time.sleep, 1.5)  # which comes before the writing
+            self._loop.call_soon(time.sleep, 1.0)  # which comes before the writing
         ping(self, link)
 
     blocked: list[bool] = []
@@ -222,7 +222,7 @@ async def test_loop_that_is_blocked_at_the_worst_moment(
     async with open_layer(server, **QUICK, ping_interval=0.3, ping_timeout=0.3) as layer:
         await layer.new_channel()
         await eventually(lambda: blocked)
-        await asyncio.sleep(0.7)  # the time itself is what is tested
+        await asyncio.sleep(0.5)  # the time itself is what is tested
         assert layer.statistics().connection.reconnections == (
             {} if is_protected else {"silent": 1}
         )

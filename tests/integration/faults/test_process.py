@@ -1,0 +1,177 @@
+"""The end of a process that is busy: what Redis has taken arrives, whatever else is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.helpers import eventually
+from tests.layers import ROOT, clients, environment, open_layer, receive
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+#: Sends 5,000 messages a second until SIGTERM, and then says what became of each. The last hundreds
+#: have been sent at the moment that the layer is closed.
+BUSY = """
+    import asyncio, json, signal, sys
+    from channels_mpx import LinkError, LinkLost, MultiplexedChannelLayer, supervisor
+
+    supervisor.DRAIN = float(sys.argv[2])
+
+    async def main():
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        loop.slow_callback_duration = 10  # -X dev reports what takes longer
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        layer = MultiplexedChannelLayer(hosts=[sys.argv[1]])
+        await layer.new_channel()
+        outcomes = []
+
+        async def send(number):
+            outcomes.append("never answered")
+            try:
+                await layer.group_send("room", {"number": number})
+                outcomes[number] = "taken"
+            except LinkLost:
+                outcomes[number] = "unknown"
+            except LinkError:
+                outcomes[number] = "unsent"
+
+        tasks = []
+        print("ready", flush=True)
+        while not stop.is_set():
+            tasks += [asyncio.ensure_future(send(len(tasks) + at)) for at in range(50)]
+            await asyncio.sleep(0.01)
+        tasks += [asyncio.ensure_future(send(len(tasks) + at)) for at in range(500)]
+        await asyncio.sleep(0)
+        await layer.aclose()
+        await asyncio.gather(*tasks)
+        print(json.dumps(outcomes), flush=True)
+
+    asyncio.run(main())
+"""
+
+
+@contextlib.asynccontextmanager
+async def running(source: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run Python source in a process of its own inside of the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(source), *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment(),
+        limit=2**24,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def line(process: asyncio.subprocess.Process) -> str:
+    """Return the next line that a process prints."""
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+
+
+@pytest.mark.parametrize("drain", [1.0, 0.0])
+async def test_sigterm_under_load(redis_server: RedisServer, proxy: Proxy, drain: float) -> None:
+    """After SIGTERM all that was sent arrives, and stderr has nothing to say.
+
+    The control: a layer that closes at once leaves its last senders without an answer that says so.
+    """
+    proxy.delay(0.02)  # so that many replies are under way
+    url = redis_server.url_for(port=proxy.port)
+    async with open_layer(redis_server, capacity=10**6) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        numbers: list[int] = []
+
+        async def read() -> None:
+            while True:
+                numbers.append((await layer.receive(channel))["number"])
+
+        reading = asyncio.ensure_future(read())
+        async with running(BUSY, url, str(drain)) as process:
+            assert await line(process) == "ready\n"
+            await eventually(lambda: len(numbers) > 3000, 20)
+            process.terminate()
+            outcomes: list[str] = json.loads(await line(process))
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert process.stderr is not None
+            assert (await process.stderr.read()).decode() == ""
+        last = await layer.new_channel()
+        await layer.send(last, {"type": "last"})
+        await receive(layer, last)
+        await eventually(lambda: layer.statistics().waiting == 0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        taken = [number for number, outcome in enumerate(outcomes) if outcome == "taken"]
+        assert set(outcomes) <= {"taken", "unknown", "unsent"}
+        assert set(taken) <= set(numbers)
+        assert len(numbers) == len(set(numbers))
+        unsent = {number for number, outcome in enumerate(outcomes) if outcome == "unsent"}
+        assert not unsent & set(numbers)
+        if drain:
+            assert len(taken) == len(outcomes) > 3500
+        else:
+            assert len(taken) < len(outcomes)
+        await eventually(lambda: len(clients(redis_server)) == 1)
+
+
+CRUEL = """
+    import asyncio, sys
+    from channels_mpx import MultiplexedChannelLayer
+
+    async def main():
+        asyncio.get_running_loop().slow_callback_duration = 10
+        layer = MultiplexedChannelLayer(hosts=[sys.argv[1]])
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        waiting = [asyncio.ensure_future(layer.receive(channel)) for _ in range(10)]
+        sending = [asyncio.ensure_future(layer.group_send("room", {"n": n})) for n in range(5000)]
+        working = asyncio.ensure_future(layer.receive("work"))
+        await asyncio.sleep(0)
+        print("ready", flush=True)
+        END
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", ["return", "raise KeyboardInterrupt"])
+async def test_main_that_just_ends_leaves_nothing_to_complain_of(
+    redis_server: RedisServer, end: str
+) -> None:
+    """Whatever ends the loop in the middle of everything: no task is destroyed while it is pending."""
+    async with running(CRUEL.replace("END", end), redis_server.url) as process:
+        assert await line(process) == "ready\n"
+        await asyncio.wait_for(process.wait(), 20)
+        assert process.stderr is not None
+        text = (await process.stderr.read()).decode()
+        for complaint in ("destroyed", "never awaited", "never retrieved", "ResourceWarning"):
+            assert complaint not in text
+    await eventually(lambda: not clients(redis_server))
+
+
+async def test_complaints_would_be_seen(redis_server: RedisServer) -> None:
+    """The control: a loop that is thrown away with its tasks does complain."""
+    source = CRUEL.replace("    asyncio.run(main())", "    " + " ".join(THROWN_AWAY))
+    async with running(source.replace("END", "return"), redis_server.url) as process:
+        assert await line(process) == "ready\n"
+        assert process.stderr is not None
+        text = (await process.stderr.read()).decode()
+        assert "destroyed" in text or "ResourceWarning" in text
+
+
+THROWN_AWAY: Any = ("loop = asyncio.new_event_loop(); loop.run_until_complete(main()); del loop",)

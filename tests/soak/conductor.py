@@ -1,0 +1,170 @@
+"""Starts a server, a proxy and members, has a fault happen every 3 s, and asks for the accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.helpers import eventually
+from tests.layers import ROOT, environment
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+from tests.soak.faults import FAULTS, USER, World
+
+#: Seconds from the beginning of one fault to that of the next.
+INTERVAL = 3.0
+
+#: Megabytes that a member sends to its output for the longest answer.
+LIMIT = 2**27
+
+
+class Member:
+    """A process of the soak, from outside; see `tests.soak.member`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.complaints = ""
+        self._stderr = tempfile.TemporaryFile()
+        self._process: asyncio.subprocess.Process
+        self._asking = asyncio.Lock()
+
+    async def start(self, url: str, members: list[str]) -> None:
+        """Start the process."""
+        config = json.dumps({"url": url, "name": self.name, "members": members})
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", "-m", "tests.soak.member", config),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self._stderr,
+            cwd=ROOT,
+            env=environment(),
+            limit=LIMIT,
+        )
+
+    async def ask(self, verb: str, *arguments: Any) -> Any:
+        """Have it do something; return its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        async with self._asking:
+            self._process.stdin.write(json.dumps([verb, *arguments]).encode() + b"\n")
+            line = await asyncio.wait_for(self._process.stdout.readline(), 120)
+        if not line:
+            self._stderr.seek(0)
+            raise RuntimeError(f"{self.name} has died: {self._stderr.read().decode()[-4000:]}")
+        return json.loads(line)
+
+    async def end(self) -> int:
+        """End the process; return its exit status."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            status = await asyncio.wait_for(self._process.wait(), 20)
+        except asyncio.TimeoutError:
+            self._process.kill()
+            status = await self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode().splitlines()
+        # Losses, refusals and drops are logged, rightly; everything else is a complaint.
+        self.complaints = "\n".join(line for line in lines if line[:2] not in ("x ", "! ", "= "))
+        return status
+
+
+@dataclass
+class Outcome:
+    """What a soak has found.
+
+    Attributes:
+        seed: Of the random choices.
+        seconds: How long faults happened.
+        faults: How often each happened.
+        back: Seconds from the end of each fault until every member was active again.
+        sent: What each sender was told, by its name.
+        results: What each member heard, and how it fared.
+        restarts: When the server lost its data.
+        problems: What went wrong besides.
+    """
+
+    seed: int
+    seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    back: list[float] = field(default_factory=list)
+    sent: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    restarts: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+async def soak(seconds: float, seed: int, count: int) -> Outcome:
+    """Run a soak.
+
+    Args:
+        seconds: How long faults happen.
+        seed: Of the random choices.
+        count: How many members.
+    """
+    outcome = Outcome(seed)
+    with RedisServer(users=[f"{USER} on >pw ~mpx:* &* +@all"]) as server:
+        async with Proxy(server.host, server.port) as proxy:
+            members = [Member(f"m{number}") for number in range(count)]
+            url = server.url_for(USER, "pw", port=proxy.port)
+            await asyncio.gather(*(it.start(url, [m.name for m in members]) for it in members))
+            try:
+                await _play(outcome, server, proxy, members, seconds)
+            finally:
+                for member in members:
+                    if await member.end() != 0:
+                        outcome.problems.append(f"{member.name} did not end in order")
+                    if member.complaints:
+                        outcome.problems.append(f"{member.name}: {member.complaints[-2000:]}")
+    return outcome
+
+
+async def _play(
+    outcome: Outcome, server: RedisServer, proxy: Proxy, members: list[Member], seconds: float
+) -> None:
+    channels = dict(
+        zip(
+            [member.name for member in members],
+            await asyncio.gather(*(member.ask("join") for member in members)),
+            strict=True,
+        )
+    )
+    await asyncio.gather(*(member.ask("start", channels) for member in members))
+    dice = random.Random(outcome.seed)
+
+    async def block(length: float) -> None:
+        await dice.choice(members).ask("block", length)
+
+    world = World(server, proxy, dice, block)
+    start = time.monotonic()
+    while (now := time.monotonic()) - start < seconds:
+        fault = dice.choice(FAULTS)
+        outcome.faults[fault.__name__] += 1
+        await fault(world)
+        over = time.monotonic()
+        print(f"{over - start:7.1f} s  {fault.__name__}, {over - now:.1f} s long", flush=True)
+        await eventually(lambda: _is_well(server, len(members)), 30)
+        outcome.back.append(time.monotonic() - over)
+        await asyncio.sleep(max(0.0, now + INTERVAL - time.monotonic()))
+    outcome.seconds = time.monotonic() - start
+    outcome.restarts = world.restarts
+    await asyncio.gather(*(member.ask("stop") for member in members))
+    await asyncio.sleep(INTERVAL)  # so that the slow ones have caught up
+    for member in members:
+        outcome.sent |= await member.ask("finish")
+    for member in members:
+        outcome.results[member.name] = await member.ask("account", outcome.sent)
+
+
+def _is_well(server: RedisServer, members: int) -> bool:
+    """Whether every member is subscribed to every room and to the news."""
+    names = ("mpx:group:room0", "mpx:group:room1", "mpx:group:room2", "soak:news")
+    flat = server.command("PUBSUB", "NUMSUB", *names)
+    return all(int(number) == members for number in flat[1::2])
