@@ -72,8 +72,10 @@ async def call(owner: object, callback: Callable[..., Any], *args: Any) -> None:
     try:
         result = callback(*args)
         if result is not None and inspect.isawaitable(result):
-            await _result_of(result)
-    except _AwaitedCancelled:
+            await _told_apart(result)
+    except (asyncio.CancelledError, _AwaitedCancelled) as error:
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
         logger.warning("! a callback of %r awaited what was cancelled", owner)
     except Exception:  # a user's callback may raise anything
         logger.warning("! a callback of %r failed", owner, exc_info=True)
@@ -84,9 +86,10 @@ class _AwaitedCancelled(Exception):
 
 
 if sys.version_info < (3, 11):
+    # A task does not know whether it was cancelled, or what it awaits: so that is awaited in a
+    # task of its own.
 
-    async def _result_of(awaitable: Awaitable[object]) -> None:
-        """Await something in a task of its own, whose cancellation is told from that of this one."""
+    async def _told_apart(awaitable: Awaitable[object]) -> None:
         inner = asyncio.ensure_future(awaitable)
         try:
             await asyncio.wait([inner])
@@ -97,14 +100,15 @@ if sys.version_info < (3, 11):
             raise _AwaitedCancelled
         inner.result()
 
+    def _is_cancelled() -> bool:
+        return True
+
 else:
 
-    async def _result_of(awaitable: Awaitable[object]) -> None:
-        """Await something; a task knows whether it is itself that was cancelled."""
-        try:
-            await awaitable
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise _AwaitedCancelled from error
+    def _told_apart(awaitable: Awaitable[object]) -> Awaitable[object]:
+        return awaitable
+
+    def _is_cancelled() -> bool:
+        """Tell whether it is this task that is cancelled, and not something that it awaits."""
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0

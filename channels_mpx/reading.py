@@ -163,9 +163,16 @@ class Reader:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while True:
-            item = await self._take() or await self._wait(deadline)
+            self._at_once += 1
+            if self._at_once > AT_ONCE:
+                self._at_once = 0
+                await asyncio.sleep(0)  # with nothing in hand that cancelling could lose
+            item = self._mailbox.take()
             if item is None:
-                return None
+                self._at_once = 0
+                item = await self._wait(deadline)
+                if item is None:
+                    return None
             if not isinstance(item, PubSubMessage):
                 await self._tell(item)
                 continue
@@ -196,17 +203,6 @@ class Reader:
             item = mailbox.take()
             if item is not None:
                 return item
-
-    async def _take(self) -> Item | None:
-        """Take what is there; now and then after the loop's other work has had its turn."""
-        self._at_once += 1
-        if self._at_once > AT_ONCE:
-            self._at_once = 0
-            await asyncio.sleep(0)
-        item = self._mailbox.take()
-        if item is None:
-            self._at_once = 0
-        return item
 
     # For both
 

@@ -186,19 +186,20 @@ class Proxy:
     async def _forward(
         self, data: bytes, writer: asyncio.StreamWriter, direction: Direction
     ) -> None:
-        for start in range(0, len(data), self._piece):
-            piece = data[start : start + self._piece]
-            if writer in self._swallowed:
+        size = self._piece  # which may change meanwhile
+        for start in range(0, len(data), size):
+            piece = data[start : start + size]
+            if writer in self._swallowed or writer.transport.is_closing():
                 return
             if direction == "down" and self._left_down is not None:
                 piece = piece[: self._left_down]
                 self._left_down -= len(piece)
             writer.write(piece)
-            await writer.drain()
             if direction == "down" and self._left_down == 0:
                 self._left_down = None
                 self.close()
                 return
+            await writer.drain()
             for _ in range(2):  # so that a reader in this loop gets this piece alone
                 await asyncio.sleep(0)
             if direction == "up":

@@ -13,13 +13,16 @@ __all__ = ["decoder"]
 
 Decoder = Callable[[bytes], Any]
 
+#: What decoders raise: for text that is no UTF-8, maps with keys that have no hash, nesting without
+#: end, and all the rest. Those of older versions of msgspec are not all its own.
+_NOT_OF_THAT_FORM = (ValueError, TypeError, RecursionError, msgspec.MsgspecError)
+
 
 def _checked(form: str, decode: Decoder) -> Decoder:
     def checked(payload: bytes) -> Any:
         try:
             return decode(payload)
-        except (ValueError, RecursionError) as error:
-            # UnicodeDecodeError and msgspec.DecodeError are the one, nesting without end the other.
+        except _NOT_OF_THAT_FORM as error:
             raise exceptions.DecodingError(
                 problem=f"the payload is not {form!r}: {error}"
             ) from error

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import random
 import sys
+from pathlib import Path
 
 from tests.soak.conductor import soak
 from tests.soak.report import judge, show
@@ -17,10 +18,12 @@ def main() -> int:
     parser.add_argument("minutes", type=float, help="how long faults happen")
     parser.add_argument("--seed", type=int, default=None, help="repeats the choices of a run")
     parser.add_argument("--members", type=int, default=3, help="how many processes; 3 by default")
+    parser.add_argument("--logs", type=Path, default=None, help="a directory for members' logs")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
-    outcome = asyncio.run(soak(arguments.minutes * 60, seed, arguments.members))
+    seconds = arguments.minutes * 60
+    outcome = asyncio.run(soak(seconds, seed, arguments.members, arguments.logs))
     problems = judge(outcome)
     for line in show(outcome, problems):
         print(line)

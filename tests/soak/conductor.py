@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.helpers import eventually
@@ -21,8 +23,11 @@ from tests.soak.faults import FAULTS, USER, World
 #: Seconds from the beginning of one fault to that of the next.
 INTERVAL = 3.0
 
-#: Megabytes that a member sends to its output for the longest answer.
+#: Bytes of the longest answer of a member.
 LIMIT = 2**27
+
+#: A record of the layer about what the faults do to it; see `docs/reference/logging.md`.
+EXPECTED = re.compile(r"\d\d:\d\d:\d\d channels_mpx\.\w+ ([x!=]|popping from) ")
 
 
 class Member:
@@ -30,7 +35,7 @@ class Member:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.complaints = ""
+        self.log = self.complaints = ""
         self._stderr = tempfile.TemporaryFile()
         self._process: asyncio.subprocess.Process
         self._asking = asyncio.Lock()
@@ -70,9 +75,10 @@ class Member:
             self._process.kill()
             status = await self._process.wait()
         self._stderr.seek(0)
-        lines = self._stderr.read().decode().splitlines()
+        self.log = self._stderr.read().decode()
         # Losses, refusals and drops are logged, rightly; everything else is a complaint.
-        self.complaints = "\n".join(line for line in lines if line[:2] not in ("x ", "! ", "= "))
+        lines = (line for line in self.log.splitlines() if not EXPECTED.match(line))
+        self.complaints = "\n".join(lines)
         return status
 
 
@@ -101,13 +107,14 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-async def soak(seconds: float, seed: int, count: int) -> Outcome:
+async def soak(seconds: float, seed: int, count: int, logs: Path | None = None) -> Outcome:
     """Run a soak.
 
     Args:
         seconds: How long faults happen.
         seed: Of the random choices.
         count: How many members.
+        logs: A directory for what the members log.
     """
     outcome = Outcome(seed)
     with RedisServer(users=[f"{USER} on >pw ~mpx:* &* +@all"]) as server:
@@ -121,6 +128,8 @@ async def soak(seconds: float, seed: int, count: int) -> Outcome:
                 for member in members:
                     if await member.end() != 0:
                         outcome.problems.append(f"{member.name} did not end in order")
+                    if logs is not None:
+                        (logs / f"{member.name}.log").write_text(member.log)
                     if member.complaints:
                         outcome.problems.append(f"{member.name}: {member.complaints[-2000:]}")
     return outcome
@@ -147,9 +156,11 @@ async def _play(
     while (now := time.monotonic()) - start < seconds:
         fault = dice.choice(FAULTS)
         outcome.faults[fault.__name__] += 1
+        began = time.time()
         await fault(world)
         over = time.monotonic()
-        print(f"{over - start:7.1f} s  {fault.__name__}, {over - now:.1f} s long", flush=True)
+        clock = time.strftime("%H:%M:%S", time.localtime(began))
+        print(f"{clock}  {fault.__name__}, {over - now:.1f} s long", flush=True)
         await eventually(lambda: _is_well(server, len(members)), 30)
         outcome.back.append(time.monotonic() - over)
         await asyncio.sleep(max(0.0, now + INTERVAL - time.monotonic()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import sys
@@ -27,6 +28,9 @@ WORK = "work"
 
 #: Seconds between two messages of one sender, on average.
 PAUSE = 0.02
+
+#: What stands before each record: the time, so that it can be compared with that of the faults.
+LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
 
 #: Seconds between two looks at descriptors, threads and memory.
 LOOK = 5.0
@@ -247,6 +251,7 @@ def read_outcomes(what: Mapping[str, Any]) -> Outcomes:
 
 async def main() -> None:
     """Serve until stdin ends."""
+    logging.basicConfig(format=LOG_FORMAT, datefmt="%H:%M:%S", level=logging.INFO)
     member = Member(**json.loads(sys.argv[1]))
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()

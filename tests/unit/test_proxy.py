@@ -143,3 +143,18 @@ async def test_end_after_closes_in_the_middle(proxy: Proxy) -> None:
     writer.close()
     _, writer = await ping(proxy)
     writer.close()
+
+
+async def test_pieces_may_change_their_size_in_the_middle(proxy: Proxy) -> None:
+    """No byte is lost or comes twice when it does."""
+    reader, writer = await ping(proxy)
+    proxy.split(3)
+    for _ in range(20):
+        writer.write(b"ECHO 0123456789012345678901234567890123456789\r\n")
+        await asyncio.sleep(0.001)
+        proxy.split(None)
+        await asyncio.sleep(0.001)
+        proxy.split(3)
+    expected = b"$40\r\n0123456789012345678901234567890123456789\r\n" * 20
+    assert await reader.readexactly(len(expected)) == expected
+    writer.close()

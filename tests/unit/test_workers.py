@@ -16,29 +16,49 @@ from tests.layers import QUICK, open_layer, reading, receive, subscriptions
 from tests.servers import RedisServer
 
 
-async def test_reader_waits_while_the_server_cannot_write(
-    make_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+async def test_reader_waits_while_the_server_is_a_replica(
+    make_redis: Callable[..., RedisServer],
 ) -> None:
-    """An error that passes is waited out; the message comes afterwards."""
-    monkeypatch.setattr(workers, "PAUSE", 0.02)
+    """A pop that is refused costs the link, not the reader; the message comes afterwards."""
     server, other = make_redis(), make_redis()
     async with open_layer(server, **QUICK) as layer:
         await layer.new_channel()
         server.command("REPLICAOF", other.host, other.port)
         async with reading(layer, "work") as reader:
-            await eventually(lambda: "work demand=1" in repr(layer._process.workers))
-
-            def refusals() -> int:
-                return sum(
-                    row["failed_calls"] + row["rejected_calls"]
-                    for name, row in server.command("INFO", "commandstats").items()
-                    if name.startswith("cmdstat_eval")
-                )
-
-            await eventually(lambda: refusals() > 2)
+            await eventually(
+                lambda: "replica" in (layer.statistics().connection.last_error or "")
+            )
             server.command("REPLICAOF", "NO", "ONE")
+            await eventually(lambda: layer.statistics().connection.state == "connected")
             await layer.send("work", {"type": "a"})
             assert await reader == {"type": "a"}
+
+
+async def test_reader_waits_while_the_server_is_busy(
+    make_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that passes is waited out; the message comes afterwards."""
+    monkeypatch.setattr(workers, "PAUSE", 0.02)
+    server = make_redis()
+    async with open_layer(server, **QUICK) as layer:
+        await layer.new_channel()
+        async with reading(layer, "work") as reader:
+            await eventually(lambda: "work demand=1" in repr(layer._process.workers))
+            queue = layer._process.workers._queues["work"]
+            await eventually(lambda: not queue._is_popping)
+            refused: list[str] = []
+            pop = layer._process.workers.pop
+
+            async def busy(channel: str) -> bytes | None:
+                if len(refused) < 3:
+                    refused.append(channel)
+                    raise CommandRefused(address="here", command="EVALSHA", text="BUSY a script")
+                return await pop(channel)
+
+            monkeypatch.setattr(layer._process.workers, "pop", busy)
+            await layer.send("work", {"type": "a"})
+            assert await reader == {"type": "a"}
+            assert refused == ["work"] * 3
 
 
 async def test_reader_goes_on_when_a_link_is_lost_in_a_pop(

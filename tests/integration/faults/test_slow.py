@@ -213,6 +213,8 @@ async def test_loop_that_is_blocked_at_the_worst_moment(
     def ping_and_block(self: Pulse, link: Any) -> None:
         if not blocked:
             blocked.append(True)
+            # The reply must not be there already when the loop looks again.
+            server.command("CLIENT", "PAUSE", 1100, "ALL")
             self._loop.call_soon(time.sleep, 1.0)  # which comes before the writing
         ping(self, link)
 
