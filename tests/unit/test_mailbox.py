@@ -334,6 +334,17 @@ def test_clear_leaves_what_was_forced(box: Mailbox, diary: Diary) -> None:
     assert box.clear() == 0
 
 
+def test_share_between_two_who_put(box: Mailbox) -> None:
+    """The queue is there from then on, so that neither makes one beside the other's."""
+    box.share()
+    items = box._items
+    assert items is not None
+    fill(box, "a")
+    box.share()
+    assert box._items is items
+    assert texts(box) == ["a"]
+
+
 async def test_force_whatever_the_bounds(box: Mailbox) -> None:
     """In its order; it wakes who waits, never expires, and is nothing to a closed mailbox."""
     notices = [Notice() for _ in range(5)]

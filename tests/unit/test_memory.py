@@ -450,6 +450,9 @@ def test_find_a_broker_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = MemoryBroker()
     memory.register("a", mine)
     assert broker("a") is mine
+    memory.forget("a")
+    memory.forget("a")
+    assert broker("a") is not mine
 
 
 class Strict(MemoryBroker):
