@@ -69,15 +69,16 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.channel_capacity = self.compile_capacities(options.channel_capacity)
         self.group_expiry = options.group_expiry
         #: Turns messages into bytes and back.
-        self.codec = Codec(
-            find_serializer(options.serializer_format), options.symmetric_encryption_keys
-        )
+        serializer = find_serializer(options.serializer_format)
+        self.codec = Codec(serializer, options.symmetric_encryption_keys)
         self._hub = Hub(options, project_name())
         self._preparation = Preparation(self, self._hub, self.codec)
         self._group_channel = self._preparation.group_channel
         self._wrap = self._preparation.wrap
         #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
         self.sync = SyncVerbs(self._preparation, self._hub)
+        #: Subscriptions and promises over the layer's own connection. Closing ends consumers' too.
+        self.multiplexer = Multiplexer.over(self._hub)
         self._hub.after_fork = self._begin
         self._begin()
 
@@ -91,9 +92,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._mailboxes = process.inbox.mailboxes
         self._hub.listener = process
         process.announce = Herald(self, self._hub).announce
-        #: Subscriptions, promises and plain messages, over the layer's own connection. Closing it
-        #: ends those of consumers too, and leaves the connection.
-        self.multiplexer = Multiplexer.over(self._hub, process.registry, process.board)
+        self.multiplexer.serve(process.registry, process.board)
 
     # Sending
 

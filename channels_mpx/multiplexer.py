@@ -54,35 +54,38 @@ class Multiplexer:
 
     def __init__(self, host: Any = "redis://localhost:6379", **options: Any) -> None:
         hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
-        self._set_up(hub)
-        self._owns_hub = True
-        hub.after_fork = self._begin_in_child
+        self._set_up(hub, owns_hub=True)
+        hub.after_fork = self._begin
         self._begin()
 
     @classmethod
-    def over(cls, hub: Hub, registry: Registry, board: PromiseBoard) -> Multiplexer:
-        """Return the same API over somebody else's connection, which closing does not end."""
+    def over(cls, hub: Hub) -> Multiplexer:
+        """Return the same API over somebody else's connection, which closing does not end.
+
+        It can do nothing before `serve`.
+        """
         self = cls.__new__(cls)
-        self._set_up(hub)
-        self._owns_hub = False
-        self._registry = registry
-        self._board = board
+        self._set_up(hub, owns_hub=False)
         return self
 
-    def _set_up(self, hub: Hub) -> None:
+    def serve(self, registry: Registry, board: PromiseBoard) -> None:
+        """Belong to a process; after a fork to the child, for which all that there was is over."""
+        self._registry.forget_parent()
+        self._registry = registry
+        self._board = board
+
+    def _set_up(self, hub: Hub, owns_hub: bool) -> None:
         self._hub = hub
+        self._owns_hub = owns_hub
+        self._registry: Registry = Registry()
+        self._board = PromiseBoard(hub, self._registry)
         #: The same for code without an event loop: ``mpx.sync.publish(channel, payload)``.
         self.sync = SyncMultiplexer(self, hub)
 
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""
-        self._hub.listener = self._registry = Registry()
-        self._board = PromiseBoard(self._hub, self._registry)
-
-    def _begin_in_child(self) -> None:
-        """After a fork: the subscriptions are the parent's."""
-        self._registry.forget_parent()
-        self._begin()
+        self._hub.listener = registry = Registry()
+        self.serve(registry, PromiseBoard(self._hub, registry))
 
     def __repr__(self) -> str:
         return f"<Multiplexer {self._hub.address} {self._hub.state}>"

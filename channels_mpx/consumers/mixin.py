@@ -188,10 +188,21 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
         """Called when Redis has confirmed a channel or a pattern, again after each gap."""
 
     async def on_disconnect(self, error: Exception) -> None:
-        """Called when the link is lost: from now on messages may be missing."""
+        """Called when the link is lost, once for each gap: from now on messages may be missing.
+
+        Args:
+            error: A `LinkLost`, with the reason.
+        """
 
     async def on_gap(self, gap: Gap) -> None:
-        """Called when everything is active again after the link was lost: once for each gap."""
+        """Called when everything is active again after the link was lost: once for each gap.
+
+        After the activations, and in turn with everything else that the consumer handles. Who
+        begins during a gap does not hear of it.
+
+        Args:
+            gap: How long it lasted, and why; what comes from now on is complete.
+        """
 
     def _events(self) -> set[str]:
         """Return what this consumer wants to hear of."""

@@ -176,6 +176,7 @@ class ChannelSubscriptionMixin(SubscriptionMixin):
             InvalidName: A name is empty, or neither text nor bytes.
             ReservedName: A name lies under the layer's prefix.
             NotAuthorized: `authorize_subscription` said no.
+            ClosedError: The consumer has ended.
             LinkError: Redis does not allow it, or did not confirm it within ``timeout`` seconds.
         """
         await self._subscribe(Kind.CHANNEL, names)

@@ -243,7 +243,8 @@ async def test_over_somebody_else_s_connection(broker: MemorySite) -> None:
     hub = Hub(Options.parse({"hosts": broker.url}, only=OPTIONS))
     registry = Registry()
     hub.listener = registry
-    mux = Multiplexer.over(hub, registry, PromiseBoard(hub, registry))
+    mux = Multiplexer.over(hub)
+    mux.serve(registry, PromiseBoard(hub, registry))
     subscription = mux.new_channel_subscription()
     subscription.add("one")
     await subscription.activated(5)

@@ -1086,7 +1086,7 @@ def test_loop_that_ends_releases_readers_on_others(threads_only: Multiplexer) ->
 
 FORK = """
     import asyncio, os, sys, threading, warnings
-    from channels_mpx import Multiplexer, SubscriptionIsClosed
+    from channels_mpx import MultiplexedChannelLayer, Multiplexer, SubscriptionIsClosed
 
     # From Python 3.12 on, forking beside any thread warns; that it works is what is tested.
     warnings.filterwarnings("ignore", "This process", DeprecationWarning)
@@ -1115,7 +1115,8 @@ FORK = """
         def on_message(channel, payload):
             got.append(payload)
 
-        async with Multiplexer(sys.argv[1]) as mux:
+        layer = MultiplexedChannelLayer(hosts=[sys.argv[1]]) if sys.argv[2] == "layer" else None
+        async with layer.multiplexer if layer else Multiplexer(sys.argv[1]) as mux:
             called = mux.new_channel_subscription(on_message)
             read = mux.new_pattern_subscription("o*")
             called.add("one")
@@ -1154,9 +1155,12 @@ FORK = """
 """
 
 
-async def test_fork_closes_subscriptions_in_the_child_only(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("owner", ["multiplexer", "layer"])
+async def test_fork_closes_subscriptions_in_the_child_only(
+    redis_server: RedisServer, owner: str
+) -> None:
     """The child begins anew, whatever threads held at that moment; the parent hears on."""
-    await asyncio.to_thread(run_script, FORK, redis_server.url)
+    await asyncio.to_thread(run_script, FORK, redis_server.url, owner)
 
 
 # Bad input

@@ -25,9 +25,7 @@ async def test_reader_waits_while_the_server_is_a_replica(
         await layer.new_channel()
         server.command("REPLICAOF", other.host, other.port)
         async with reading(layer, "work") as reader:
-            await eventually(
-                lambda: "replica" in (layer.statistics().connection.last_error or "")
-            )
+            await eventually(lambda: "replica" in (layer.statistics().connection.last_error or ""))
             server.command("REPLICAOF", "NO", "ONE")
             await eventually(lambda: layer.statistics().connection.state == "connected")
             await layer.send("work", {"type": "a"})
