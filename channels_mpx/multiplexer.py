@@ -52,6 +52,8 @@ class Multiplexer:
         ConfigurationError: An option is unknown or wrong.
     """
 
+    _registry: Registry
+
     def __init__(self, host: Any = "redis://localhost:6379", **options: Any) -> None:
         hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
         self._set_up(hub, owns_hub=True)
@@ -77,7 +79,7 @@ class Multiplexer:
     def _set_up(self, hub: Hub, owns_hub: bool) -> None:
         self._hub = hub
         self._owns_hub = owns_hub
-        self._registry: Registry = Registry()
+        self._registry = Registry()
         self._board = PromiseBoard(hub, self._registry)
         #: The same for code without an event loop: ``mpx.sync.publish(channel, payload)``.
         self.sync = SyncMultiplexer(self, hub)
