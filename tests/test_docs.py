@@ -272,7 +272,8 @@ async def test_example_of_a_request_runs(redis_server: RedisServer) -> None:
     with override_settings(CHANNEL_LAYERS=layers):
         layer = get_channel_layer()
         application = ChannelNameRouter({"prices": example.Prices.as_asgi()})
-        worker = asyncio.ensure_future(Worker(application, ["prices"], layer).handle())
+        server = Worker(application, ["prices"], layer)
+        worker = asyncio.ensure_future(server.handle())
         await eventually(lambda: "mpx:bell:prices" in subscriptions(redis_server))
         for fruit, price in (("apple", 3), ("pear", 4), ("plum", None)):
             response = await example.price(RequestFactory().get("/"), fruit)
@@ -280,6 +281,9 @@ async def test_example_of_a_request_runs(redis_server: RedisServer) -> None:
         await layer.aclose()
         with pytest.raises(ClosedError):
             await worker
+        for instance in server.application_instances.values():
+            with pytest.raises(ClosedError):  # the consumer's own channel has ended as well
+                await instance["future"]
         response = await example.price(RequestFactory().get("/"), "apple")
         assert response.status_code == 503
         await layer.aclose()
