@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -14,7 +15,7 @@ __all__ = ["LayerCollector"]
 #: What all names begin with.
 PREFIX = "channels_mpx_"
 
-Family = CounterMetricFamily | GaugeMetricFamily
+Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily
 
 
 class LayerCollector(Collector):  # type: ignore[misc, unused-ignore]
@@ -48,4 +49,5 @@ def _family(metric: Metric) -> Family:
     labels: Sequence[str] = ["layer", metric.label] if metric.label else ["layer"]
     name = f"{PREFIX}{metric.name}_{metric.unit}" if metric.unit else f"{PREFIX}{metric.name}"
     kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
-    return kind(name, metric.help, labels=labels)
+    family: Family = kind(name, metric.help, labels=labels)
+    return family
