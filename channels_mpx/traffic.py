@@ -116,12 +116,13 @@ class Traffic:
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
         """Run a script and return its result. Raises what `command` does."""
         self._counters.commands += 1
-        deadline = self.loop.time() + self._timeout
-        for pause in delays(*PAUSES):
+        deadline, pauses = self.loop.time() + self._timeout, delays(*PAUSES)
+        while True:
             link = await self.linked()
             try:
                 return await link.run(script, keys, args)
             except exceptions.CommandRefused as error:
+                pause = next(pauses)
                 if error.code not in PASSING or self.loop.time() + pause > deadline:
                     raise
             await asyncio.sleep(pause)

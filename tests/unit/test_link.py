@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis import exceptions as redis_errors
 from redis.asyncio.connection import Connection
 
 from channels_mpx import link as link_module
@@ -28,6 +29,77 @@ async def test_bytes_that_came_with_the_handshake_are_read() -> None:
     assert diary.lines == [("message", b"one", b"1")]
     assert connection._writer is None
     _hang_up(connection)
+
+
+async def test_server_that_speaks_out_of_turn_is_left() -> None:
+    """What nobody asked, right behind the handshake, is no way to begin."""
+    reader, wire, diary = asyncio.StreamReader(), Wire(), Diary()
+    wire.set_protocol = lambda protocol: None  # type: ignore[method-assign]
+    wire.is_closing = lambda: False  # type: ignore[method-assign]
+    reader.feed_data(b"+OK\r\n")
+    connection: Any = SimpleNamespace(_reader=reader, _writer=SimpleNamespace(transport=wire))
+    with pytest.raises(ConnectionError, match="out of turn"):
+        _take_over(connection, diary, "test:1")
+
+
+class Asked:
+    """A connection that is asked for its role, and answers with an error."""
+
+    def __init__(self, text: str) -> None:
+        self._error = redis_errors.ResponseError(text)
+
+    async def send_command(self, *command: str) -> None:
+        assert command == ("ROLE",)
+
+    async def read_response(self) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("text", "is_left"), [("BUSY Redis is busy running a script", True), ("NOPERM role", False)]
+)
+async def test_who_may_not_ask_for_the_role_takes_the_server(text: str, is_left: bool) -> None:
+    """Without permission there is nothing to know; a server that cannot answer yet is tried again."""
+    dialer = RedisDialer(parse_host("redis://localhost"), "test", 5)
+    connection: Any = Asked(text)
+    if is_left:
+        with pytest.raises(redis_errors.ResponseError):
+            await dialer._require_master(connection)
+    else:
+        await dialer._require_master(connection)
+
+
+@pytest.mark.parametrize("form", ["sync", "async", "none"])
+async def test_handshake_of_the_users_own_is_kept(form: str) -> None:
+    """`redis_connect_func` is redis-py's, and may return an awaitable or nothing."""
+    done: list[Any] = []
+
+    async def greet(connection: Any) -> None:
+        done.append(connection)
+
+    class Greeted:
+        _writer = SimpleNamespace(_protocol=object())
+
+        async def on_connect(self) -> None:
+            done.append(self)
+
+    connection = Greeted()
+    own = {"sync": done.append, "async": greet, "none": None}[form]
+    await link_module._greeting(own)(connection)
+    assert done == [connection]
+
+
+async def test_error_of_a_broken_handshake_is_looked_at() -> None:
+    """What asyncio keeps of it is not complained of when it is collected."""
+    waiters = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    for waiter in waiters:
+        protocol = SimpleNamespace(_closed=waiter)
+        connection = SimpleNamespace(_writer=SimpleNamespace(_protocol=protocol))
+        await link_module._greeting(lambda connection: None)(connection)
+    waiters[0].set_exception(ConnectionResetError())
+    waiters[1].cancel()
+    await asyncio.sleep(0)
+    del waiters, waiter, protocol, connection  # -W error: a complaint would fail the test
 
 
 class Closing(Connection):

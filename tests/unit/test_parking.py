@@ -92,6 +92,19 @@ async def test_command_that_comes_back_too_late_fails_at_once() -> None:
         await waiting
 
 
+async def test_deadline_of_a_command_that_is_cancelled_in_the_same_turn() -> None:
+    """A deadline that finds nobody there does nothing."""
+    place, waiting = parking(0), future()
+    loop = asyncio.get_running_loop()
+    # The cancellation is due before the deadline, in the same turn of the loop.
+    loop.call_at(loop.time() - 1, waiting.cancel)
+    place.park((b"1",), waiting)
+    await eventually(waiting.done)
+    await asyncio.sleep(0)
+    assert waiting.cancelled()
+    assert len(place) == 0
+
+
 async def test_error_that_was_the_reason_is_the_error_at_the_deadline() -> None:
     """Who waits for a server that is not ready is told that, and not that there is no link."""
     place, waiting = parking(0.01), future()
