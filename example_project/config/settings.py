@@ -11,6 +11,7 @@ ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").spl
 INSTALLED_APPS = [
     "daphne",  # first, so that `manage.py runserver` speaks ASGI
     "channels",
+    "channels_mpx",  # for `manage.py mpx` and the checks of CHANNEL_LAYERS
     "django.contrib.staticfiles",
     "home",
     "chat",
