@@ -81,6 +81,26 @@ async def test_refused_topic_of_an_active_subscriber_is_asked_for_again(
         assert mux.statistics().active == 2
 
 
+async def test_server_that_was_busy_when_its_link_was_lost(redis_server: RedisServer) -> None:
+    """What was to be tried again goes out on the next link, though the retry finds none."""
+    async with open_layer(redis_server, **QUICK) as layer:
+        channel = await layer.new_channel()
+        life = layer._hub.life
+        assert life is not None
+        command = (b"ECHO", b"hello")
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        refusal = CommandRefused(address="here", command="ECHO", text="BUSY a script")
+        life.traffic.failed(command, future, refusal)
+        assert layer.statistics().connection.parked == 1
+        assert layer.statistics().connection.refused == {"BUSY": 1}
+        life.traffic.lose("the test says so")
+        life.traffic._try_again()
+        assert not future.done()
+        assert await future == b"hello"
+        await layer.send(channel, {"type": "a"})
+        assert await receive(layer, channel) == {"type": "a"}
+
+
 async def test_what_was_held_back_goes_out_on_the_next_link(
     redis_server: RedisServer, proxy: Proxy
 ) -> None:

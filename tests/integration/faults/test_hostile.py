@@ -106,7 +106,7 @@ def is_message(payload: bytes) -> bool:
         return False
     try:
         body = msgspec.msgpack.decode(payload[10:])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, TypeError):
         return False
     return isinstance(body, dict) and all(isinstance(key, str) for key in body)
 

@@ -1,0 +1,76 @@
+"""One task keeps the connection, whatever happens to it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+
+import pytest
+
+from channels_mpx import LinkRefused, Multiplexer, supervisor
+from channels_mpx.memory import broker
+from tests.helpers import eventually
+from tests.layers import QUICK
+
+_brokers = itertools.count()
+
+
+async def test_error_of_our_own_in_a_dial_is_logged_and_survived(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that is raised there, the next attempt follows."""
+    name = f"supervisor{next(_brokers)}"
+    world, errors = broker(name), [ZeroDivisionError("on purpose"), KeyError("too")]
+
+    def accept() -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(world, "accept", accept)
+    async with Multiplexer(f"memory://{name}", **QUICK) as mux:
+        assert await mux.publish("channel", "message") == 0
+    assert [record.message for record in caplog.records] == ["! the supervisor stumbled"] * 2
+
+
+async def test_error_of_our_own_on_a_new_link_ends_that_link(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that was made and not put to use is not kept; the loss is counted as ours."""
+    name, linked, once = f"supervisor{next(_brokers)}", supervisor.Pulse.start, [True]
+
+    def start(self: supervisor.Pulse, link: supervisor.Link) -> None:
+        if once:
+            once.clear()
+            raise ZeroDivisionError("on purpose")
+        linked(self, link)
+
+    monkeypatch.setattr(supervisor.Pulse, "start", start)
+    async with Multiplexer(f"memory://{name}", **QUICK) as mux:
+        mux.new_channel_subscription(print).add("one")
+        await eventually(lambda: mux.statistics().active == 2 or mux.statistics().epoch == 2)
+        assert mux.statistics().reconnections == {"internal": 1}
+    assert "on purpose" in caplog.text
+
+
+async def test_refusals_at_run_time_grow_rare(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was connected once and is refused now tries on, and says so once."""
+    name, refusals = f"supervisor{next(_brokers)}", 0
+    world = broker(name)
+
+    def accept() -> None:
+        nonlocal refusals
+        refusals += 1
+        if refusals <= 4:
+            raise LinkRefused(address="here", reason="WRONGPASS")
+
+    async with Multiplexer(f"memory://{name}", **QUICK) as mux:
+        await mux.publish("channel", "message")
+        monkeypatch.setattr(world, "accept", accept)
+        with caplog.at_level(logging.WARNING, "channels_mpx"):
+            world.links[0].lose("the test says so")
+            await eventually(lambda: mux.statistics().epoch == 2)
+        assert refusals == 5
+        said = [record.message for record in caplog.records if "no link" in record.message]
+        assert said == ["x no link to here: WRONGPASS"]
