@@ -34,8 +34,7 @@ logger = logging.getLogger("channels_mpx.multiplexer")
 #: Seconds before a subscription that was active once and is refused now is asked for again.
 REFUSED_PAUSE = 5.0
 
-
-#: What `Traffic.run` sends again itself: the next link may not know a script's digest.
+#: `Traffic.run` sends these again itself: the next link may not know a script's digest.
 _SCRIPTS = frozenset({b"EVAL", b"EVALSHA"})
 
 
