@@ -46,6 +46,9 @@ class Listener(Protocol):
     def is_awaited(self) -> bool:
         """Tell whether anybody waits for messages, on any loop."""
 
+    def expects(self) -> bool:
+        """Tell whether anything may come through the process's inbox. Any thread may ask."""
+
     def loop_ended(self, loop: AbstractEventLoop) -> bool:
         """The home loop has ended; tell whether anybody elsewhere waits for messages."""
 
@@ -69,6 +72,10 @@ class Nobody:
         """See `Listener`."""
 
     def is_awaited(self) -> bool:
+        """See `Listener`."""
+        return False
+
+    def expects(self) -> bool:
         """See `Listener`."""
         return False
 

@@ -54,8 +54,6 @@ class Hub:
         self.after_fork: Callable[[], None] = lambda: None
         #: Told about the connection; whoever uses the hub puts itself here.
         self.listener: Listener = Nobody()
-        #: Tells whether nothing is outstanding that would not survive a move of the connection.
-        self.may_move: Callable[[], bool] = lambda: True
         self._begin()
         forks.register(self)
 
@@ -68,7 +66,7 @@ class Hub:
         self.inbox = Topic(Kind.CHANNEL, self.names.inbox(self.process))
         name = f"channels_mpx[{self.process}]"
         self._residence = Residence(
-            self._move_in, self._leave, self._may_leave, self._forsake, name
+            self._move_in, self._leave, self._is_missed, self._is_busy, self._forsake, name
         )
         self._router = Router()
         self._counters = Counters()
@@ -323,10 +321,11 @@ class Hub:
         if self.life is not None:
             self.life.leave()
 
-    def _may_leave(self) -> bool:
-        """Tell whether nothing is under way, so that leaving is a matter of a moment."""
-        life = self.life
-        return life is None or (not life.is_busy and self.may_move())
+    def _is_missed(self) -> bool:
+        return self.life is not None and self.life.is_listening
+
+    def _is_busy(self) -> bool:
+        return self.life is not None and self.life.is_busy
 
     def _forsake(self) -> None:
         life, self.life = self.life, None

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Protocol
 
 from . import exceptions
 from .hub import Hub
@@ -182,16 +181,8 @@ class Ledger:
         promise.settle(None, error)
 
 
-class Holder(Protocol):
-    """Whoever needs a ledger."""
-
-    @property
-    def outstanding(self) -> int:
-        """How many of its promises are neither kept nor failed."""
-
-
 class PromiseBoard:
-    """The ledgers of one connection, which stays where it is while promises are outstanding.
+    """The ledgers of one connection: one for each prefix that anybody holds.
 
     Args:
         hub: The connection.
@@ -201,13 +192,12 @@ class PromiseBoard:
     def __init__(self, hub: Hub, registry: Registry) -> None:
         self.hub = hub
         self.registry = registry
-        self._ledgers: dict[bytes, tuple[Ledger, set[Holder]]] = {}
-        hub.may_move = self._may_move
+        self._ledgers: dict[bytes, tuple[Ledger, set[object]]] = {}
 
     def __repr__(self) -> str:
         return f"<PromiseBoard {list(self._ledgers)!r}>"
 
-    def hold(self, prefix: bytes, holder: Holder) -> Ledger:
+    def hold(self, prefix: bytes, holder: object) -> Ledger:
         """Return the ledger of a prefix, which is wanted in Redis from now on. For any thread."""
         with self.registry.lock:
             entry = self._ledgers.get(prefix)
@@ -222,7 +212,7 @@ class PromiseBoard:
             raise
         return ledger
 
-    def release(self, prefix: bytes, holder: Holder) -> None:
+    def release(self, prefix: bytes, holder: object) -> None:
         """Note that one holder less needs a prefix. For any thread; idempotent."""
         with self.registry.lock:
             entry = self._ledgers.get(prefix)
@@ -240,13 +230,6 @@ class PromiseBoard:
             is_held = self._ledgers.get(ledger.prefix, (None,))[0] is ledger
         if is_held:
             self.hub.want(ledger.topic, ledger)
-
-    def _may_move(self) -> bool:
-        """See `Hub.may_move`: moving the connection would interrupt them."""
-        with self.registry.lock:
-            return not any(
-                holder.outstanding for _, holders in self._ledgers.values() for holder in holders
-            )
 
 
 def text_of(name: bytes) -> str:

@@ -7,7 +7,7 @@ the connection happens on it:
 * a loop on which somebody receives, or that keeps sending, becomes home: a server's own loop, so
   that its consumers are reached without a change of thread;
 * while there is no such loop, home is a loop of ours in a background thread. The first loop that
-  qualifies takes over as soon as nothing is under way there, which takes a moment;
+  qualifies takes over, if nobody loses anything by that;
 * when the home loop ends, home is empty until the next call, or moves to the background at once
   if somebody in another loop still waits for messages.
 
@@ -42,6 +42,9 @@ GRACE = 0.5
 #: Seconds that leaving a background loop may take: it has only our own code to finish.
 PATIENCE = 5.0
 
+#: Seconds for which an event loop that is about to receive waits for a lull on a background loop.
+LULL = 0.05
+
 #: Seconds of that for which an event loop that takes over may be blocked.
 TAKEOVER = 0.25
 
@@ -64,6 +67,8 @@ class Home:
         self.loop = loop
         self.thread = thread
         self.courier = Courier(loop)
+        #: Whether an event loop that would take over has waited for a lull, in vain.
+        self.has_been_waited_for = False
         self._under_way: set[asyncio.Future[Any]] = set()
 
     def __repr__(self) -> str:
@@ -167,7 +172,8 @@ class Residence:
             it returns is the tenant's life there. When that is cancelled it must end soon and
             leave nothing behind on that loop.
         leave: Called on the home loop to make ``live`` end in an orderly way.
-        may_leave: Tells whether that would cost nobody anything, from whatever thread asks.
+        is_missed: Tells whether that would cost anybody anything, from whatever thread asks.
+        is_busy: Tells whether anything is under way there, from whatever thread asks.
         forsake: Called when a home's loop has stopped without ending ``live``, from whatever
             thread noticed: the tenant forgets what it has there.
         name: For the name of the background thread.
@@ -177,13 +183,15 @@ class Residence:
         self,
         live: Callable[[Home], Coroutine[Any, Any, None]],
         leave: Callable[[], None],
-        may_leave: Callable[[], bool],
+        is_missed: Callable[[], bool],
+        is_busy: Callable[[], bool],
         forsake: Callable[[], None],
         name: str,
     ) -> None:
         self._live = live
         self._leave = leave
-        self._may_leave = may_leave
+        self._is_missed = is_missed
+        self._is_busy = is_busy
         self._forsake = forsake
         self._name = name
         self.reset()
@@ -214,10 +222,28 @@ class Residence:
             if here is not None and (receiving or self._is_lasting(here)):
                 if current is None:
                     return self._settle_on(here)
-                if current.thread is not None and self._may_leave():
+                if current.thread is not None and self._may_leave(current, receiving):
                     self._stop(current, TAKEOVER)
                     return self._settle_on(here)
             return self.current or self._settle_in_background()
+
+    def _may_leave(self, home: Home, is_urgent: bool) -> bool:
+        """Tell whether a background home can be left at no cost.
+
+        Args:
+            home: The home.
+            is_urgent: Whether to wait a moment, once, for what is under way there. Nothing new
+                comes to it meanwhile: whoever looks for home waits for our lock.
+        """
+        until = time.monotonic() + LULL
+        while not self._is_missed():
+            if not self._is_busy():
+                return True
+            if not is_urgent or home.has_been_waited_for or time.monotonic() > until:
+                home.has_been_waited_for |= is_urgent
+                break
+            time.sleep(LULL / 100)
+        return False
 
     def vacate(self, home: Home, keep_alive: bool) -> None:
         """Note that the tenant's life at ``home`` has ended.

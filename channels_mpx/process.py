@@ -126,6 +126,10 @@ class Process:
         """See `Listener.is_awaited`."""
         return self.registry.is_awaited() or self._is_awaited_outside(None)
 
+    def expects(self) -> bool:
+        """See `Listener.expects`: there are channels, or requests that wait for their replies."""
+        return bool(self.inbox.mailboxes) or len(self.correlation) > 0
+
     def statistics(self) -> LayerStatistics:
         """Return the numbers; for any thread."""
         mailboxes = tuple(self.inbox.mailboxes.values())

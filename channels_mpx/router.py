@@ -44,7 +44,6 @@ for everybody a topic that Redis is not ready for.
 from __future__ import annotations
 
 import enum
-import itertools
 from collections.abc import Collection, Iterator
 
 from .frames import (
@@ -182,12 +181,15 @@ class Router:
         entry = self._entries[topic.kind].get(topic.name)
         return entry is not None and bool(entry.members)
 
+    def knows_more_than(self, topic: Topic) -> bool:
+        """Tell whether there is any other topic. Any thread may ask."""
+        return len(self._channels) + len(self._patterns) > (topic.name in self._entries[topic.kind])
+
     def had(self, topic: Topic) -> Collection[Subscriber]:
         """Return who wants a topic and had it before, on this link or an earlier one."""
         entry = self._entries[topic.kind].get(topic.name)
-        return (
-            tuple(who for who, was_active in entry.members.items() if was_active) if entry else ()
-        )
+        members = entry.members.items() if entry else ()
+        return tuple(who for who, was_active in members if was_active)
 
     def subscribe(self, topic: Topic, subscriber: Subscriber) -> bool:
         """Note that ``subscriber`` wants ``topic``. Returns whether it is active already."""
@@ -333,8 +335,8 @@ class Router:
             self._unsettled.pop(topic, None)
 
     def _all(self) -> Iterator[Entry]:
-        # Copies: the statistics are read by any thread.
-        return itertools.chain(tuple(self._channels.values()), tuple(self._patterns.values()))
+        for table in (self._channels, self._patterns):
+            yield from tuple(table.values())  # a copy: the statistics are read by any thread
 
     def _require(self, topic: Topic) -> Entry:
         entry = self._entries[topic.kind].get(topic.name)

@@ -83,6 +83,7 @@ class Supervisor:
         self._options = options
         self._dialer = dialer
         self._router = router
+        self._inbox = inbox
         self._counters = counters
         self._listener = listener
         self._gap = gap
@@ -119,6 +120,13 @@ class Supervisor:
         """Whether that is so, or replies are awaited."""
         link = self.traffic.link
         return self.is_needed or (link is not None and link.in_flight > 0)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether there is a link on which anything may come that somebody would miss."""
+        if self.traffic.link is None:
+            return False
+        return self._router.knows_more_than(self._inbox) or self._listener.expects()
 
     def link_lost(self, link: Link, reason: str) -> None:
         """See `LinkWatcher.link_lost`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -208,6 +209,61 @@ async def test_moving_home_does_not_block_the_loop(
         server.thaw()
         await asyncio.gather(sending, making, return_exceptions=True)
         assert longest < 0.5
+
+
+@contextlib.asynccontextmanager
+async def busy_thread(layer: MultiplexedChannelLayer) -> AsyncIterator[list[int]]:
+    """A thread that publishes without a pause; yields what its publishes have reached."""
+    reached: list[int] = []
+    is_over = threading.Event()
+
+    def publish() -> None:
+        while not is_over.is_set():
+            reached.append(layer.multiplexer.sync.publish("metrics", b"1"))
+
+    publishing = asyncio.create_task(asyncio.to_thread(publish))
+    try:
+        yield reached
+    finally:
+        is_over.set()
+        await publishing
+
+
+@pytest.mark.parametrize("attempt", range(10))
+async def test_consumers_take_the_connection_from_a_busy_thread_before_they_listen(
+    redis_server: RedisServer, attempt: int
+) -> None:
+    """Home becomes the loop of the first consumer, and nothing that it listens to is interrupted."""
+    async with open_layer(redis_server) as layer:
+        async with busy_thread(layer) as reached:
+            await eventually(lambda: len(reached) > 10)
+            first = await layer.new_channel()
+            subscription = layer.multiplexer.new_channel_subscription()
+            subscription.add("metrics")
+            await subscription.activated(5)
+            for _ in range(100):
+                channel = await layer.new_channel()
+                await layer.group_add("room", channel)
+                assert await subscription.get_message(5) is not None
+        assert first != channel
+        assert layer.statistics().connection.epoch == 2
+
+
+async def test_loop_does_not_take_a_connection_on_which_others_listen(
+    redis_server: RedisServer,
+) -> None:
+    """A thread that waits for messages has priority over speed; the loop is served from there."""
+    async with open_layer(redis_server) as layer:
+        reader = await asyncio.to_thread(layer.multiplexer.new_channel_subscription)
+        await asyncio.to_thread(reader.add, "news")
+        await asyncio.to_thread(reader.sync.activated, 5)
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        for number in range(100):
+            await layer.group_send("room", {"number": number})
+            assert await receive(layer, channel) == {"number": number}
+        assert layer.statistics().connection.epoch == 1
+        assert await layer.multiplexer.publish("news", b"still here") == 1
 
 
 async def test_a_loop_that_keeps_sending_becomes_home_without_a_loss(

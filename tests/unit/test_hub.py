@@ -182,7 +182,8 @@ async def test_home_that_ends_before_it_takes_a_job_is_left_for_the_next(
 async def test_nobody_at_home_may_leave_at_any_time() -> None:
     """Telling an empty house to leave does nothing."""
     hub = make_hub()
-    assert hub._may_leave()
+    assert not hub._is_missed()
+    assert not hub._is_busy()
     hub._leave()
     hub._forsake()
     assert hub.state == "idle"

@@ -611,26 +611,27 @@ def test_promise_of_a_loop_that_has_ended_is_freed_at_its_deadline(broker: Memor
     mux.close()
 
 
-def test_outstanding_promises_keep_the_connection_where_it_is(broker: MemorySite) -> None:
-    """A loop that could become home does not, as long as that would interrupt a promise."""
+def test_subscription_keeps_the_connection_where_it_is(broker: MemorySite) -> None:
+    """A loop that could become home does not, as long as that would interrupt anybody."""
     mux = Multiplexer(broker.url, **QUICK)
     jobs = mux.new_promise_subscription("job-")
     wait_until(lambda: jobs.active)
 
     async def live() -> None:
         promise = jobs.new_promise("7", LONG)
-        await eventually(lambda: bool(jobs._ledger._outstanding))
-        await eventually(lambda: mux._hub.life is not None and not mux._hub.life.is_busy)
         subscription = mux.new_channel_subscription()
         subscription.add("one")
         await subscription.activated(5)
         assert broker.accepted == 1
         await mux.publish("job-7", b"done")
         assert await promise == b"done"
-        await eventually(lambda: mux._hub.life is not None and not mux._hub.life.is_busy)
-        subscription.add("two")
-        await eventually(lambda: broker.accepted == 2)
-        await jobs.wait_for_activation(5)
+        subscription.close()
+        jobs.close()
+        await eventually(lambda: not mux._hub._is_missed())
+        again = mux.new_channel_subscription()
+        again.add("two")
+        await again.activated(5)
+        assert broker.accepted == 2
 
     asyncio.run(live())
     mux.close()
@@ -639,34 +640,34 @@ def test_outstanding_promises_keep_the_connection_where_it_is(broker: MemorySite
 def test_promise_of_the_last_moment(broker: MemorySite, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is made while home ends is interrupted, and not forgotten."""
     mux = Multiplexer(broker.url, **QUICK)
-    jobs = mux.new_promise_subscription("job-")
-    wait_until(lambda: jobs.active)
     outcome: list[Any] = []
 
-    async def make() -> None:
+    async def make(jobs: PromiseSubscription) -> None:
         jobs._ledger.is_active = True  # as this thread still saw it
         promise = jobs.new_promise("7", LONG)
         jobs._ledger.is_active = False
-        outcome.append(promise)
+        outcome.extend([promise, jobs])
 
     async def live() -> None:
         keeper = mux.new_channel_subscription()
         keeper.add("other")
         await keeper.activated(5)
+        jobs = await asyncio.to_thread(mux.new_promise_subscription, "job-")
+        await jobs.wait_for_activation(5)
         life = mux._hub.life
         assert life is not None
         end = life.end
 
         def end_and_make() -> None:
             end()
-            thread = threading.Thread(target=asyncio.run, args=(make(),))
+            thread = threading.Thread(target=asyncio.run, args=(make(jobs),))
             thread.start()
             thread.join()
 
         monkeypatch.setattr(life, "end", end_and_make)
 
     asyncio.run(live())
-    (promise,) = outcome
+    promise, jobs = outcome
     assert not promise.is_outstanding
     assert is_empty(jobs)
     mux.close()
