@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from . import couriers, exceptions, forks
 from .frames import Subscriber
 from .gap import GapWatch, Listener, Nobody
+from .home import Home
 from .link import RedisDialer
-from .loops import Home, NoHome, Residence
+from .loops import NoHome, Residence
 from .memory import MemoryDialer, broker
 from .names import Kind, Namespace, Topic, new_process_name
 from .options import Options

@@ -11,7 +11,7 @@ the connection happens on it:
 * when the home loop ends, home is empty until the next call, or moves to the background at once
   if somebody in another loop still waits for messages.
 
-Other loops and threads hand over *jobs* through a `Courier`. A child made by ``fork`` inherits no
+Other loops and threads hand over *jobs*, see `Home`. A child made by ``fork`` inherits no
 running loop and starts with an empty `Residence`.
 """
 
@@ -23,21 +23,17 @@ import contextvars
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from .couriers import Courier, JobAbandoned, LoopIsGone, Outcome, courier_to
+from .couriers import JobAbandoned, LoopIsGone
+from .home import Home
 
-__all__ = ["Home", "NoHome", "Residence"]
-
-T = TypeVar("T")
+__all__ = ["NoHome", "Residence"]
 
 #: Calls, and seconds, after which a loop that only sends is taken for a lasting one.
 CALLS_OF_A_LASTING_LOOP = 64
 LASTING = 0.1
-
-#: Seconds that jobs under way have to end when their home does.
-GRACE = 0.5
 
 #: Seconds that leaving a background loop may take: it has only our own code to finish.
 PATIENCE = 5.0
@@ -51,117 +47,6 @@ TAKEOVER = 0.25
 
 class NoHome(Exception):
     """No background loop can be started; says why."""
-
-
-class Home:
-    """The loop that the connection lives on.
-
-    Args:
-        loop: The loop.
-        thread: The thread that we started for it; None for a loop of somebody else's.
-    """
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, thread: threading.Thread | None = None
-    ) -> None:
-        self.loop = loop
-        self.thread = thread
-        self.courier = Courier(loop)
-        #: Whether an event loop that would take over has waited for a lull, in vain.
-        self.has_been_waited_for = False
-        self._under_way: set[asyncio.Future[Any]] = set()
-
-    def __repr__(self) -> str:
-        where = "background" if self.thread else "shared"
-        return f"<Home {where} loop at {id(self.loop):#x}>"
-
-    async def call(self, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Call ``verb`` at home from another loop, and await what it returns.
-
-        Cancelling the caller cancels the awaitable at home.
-
-        Raises:
-            LoopIsGone: Home ended first, the verb was not begun.
-            JobAbandoned: Home ended while the verb was under way.
-        """
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-        begun: list[asyncio.Future[T]] = []
-        back = courier_to(loop)
-
-        def settle(value: T | None, error: BaseException | None) -> None:
-            with contextlib.suppress(LoopIsGone):  # then nobody waits any more
-                back.post(lambda: _settle(result, value, error))
-
-        self.courier.post(
-            lambda: self._begin(verb, args, settle, begun), lambda: settle(None, LoopIsGone())
-        )
-        try:
-            return await result
-        except asyncio.CancelledError:
-            with contextlib.suppress(LoopIsGone):
-                self.courier.post(lambda: [future.cancel() for future in begun])
-            raise
-
-    def call_sync(self, timeout: float, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Call ``verb`` at home from a thread without a loop, and block until it has ended.
-
-        Raises:
-            LoopIsGone: Home ended first, the verb was not begun.
-            JobAbandoned: Home ended while the verb was under way, or it takes longer than
-                ``timeout`` seconds.
-        """
-        outcome: Outcome[T] = Outcome()
-        self.courier.post(
-            lambda: self._begin(verb, args, outcome.settle, []),
-            lambda: outcome.settle(None, LoopIsGone()),
-        )
-        return outcome.wait(timeout)
-
-    def _begin(
-        self,
-        verb: Callable[..., Awaitable[T]],
-        args: tuple[Any, ...],
-        settle: Callable[[T | None, BaseException | None], None],
-        begun: list[asyncio.Future[T]],
-    ) -> None:
-        """Start a verb on this loop and report its end, whatever that is."""
-
-        def report(future: asyncio.Future[T]) -> None:
-            self._under_way.discard(future)
-            if future.cancelled():
-                settle(None, JobAbandoned())
-            else:
-                error = future.exception()
-                settle(None if error else future.result(), error)
-
-        try:
-            future = asyncio.ensure_future(verb(*args), loop=self.loop)
-        except Exception as error:  # it belongs to the caller, whatever it is
-            settle(None, error)
-            return
-        begun.append(future)
-        self._under_way.add(future)
-        future.add_done_callback(report)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether anything that was handed over is under way."""
-        return self.courier.is_loaded or bool(self._under_way)
-
-    async def finish(self) -> None:
-        """Let what was handed over, and can end soon, come to its end."""
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=GRACE)
-
-
-def _settle(result: asyncio.Future[T], value: T | None, error: BaseException | None) -> None:
-    if result.done():
-        return
-    if error is not None:
-        result.set_exception(error)
-    else:
-        result.set_result(value)  # type: ignore[arg-type]
 
 
 class Residence:
@@ -217,6 +102,7 @@ class Residence:
             current = self.current
             if current is not None and current.thread is None and not current.loop.is_running():
                 # Stopped for good or for now: nobody reads its socket, so life goes on elsewhere.
+                current.abandon()
                 current = self.current = None
                 self._forsake()
             if here is not None and (receiving or self._is_lasting(here)):

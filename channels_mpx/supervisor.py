@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from . import exceptions
 from .backoff import delays
 from .gap import Gap, GapWatch, Listener
+from .home import Home
 from .liveness import Liveness
-from .loops import Home
 from .names import Topic
 from .options import Options
 from .pulse import Pulse

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from channels_mpx import LinkLost, LinkUnavailable, SyncCallFromAsync, supervisor
+from channels_mpx.home import Home
 from channels_mpx.hub import Hub
-from channels_mpx.loops import Home
 from channels_mpx.options import Options
 from channels_mpx.testing import Broker
 from tests.helpers import eventually
@@ -210,6 +210,41 @@ def test_stopped_loop_is_forsaken(caplog: pytest.LogCaptureFixture) -> None:
     assert layer.statistics().connection.state == "connected"
     layer.sync.group_send("room", {"type": "a"})
     layer.sync.close()
+
+
+async def test_callers_of_a_loop_that_stopped_do_not_wait_for_it() -> None:
+    """What was under way is lost, what was not begun is done on the next home."""
+    hub, begun, gate = make_hub(), threading.Event(), threading.Event()
+    loop = asyncio.new_event_loop()
+
+    async def hang() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def live() -> None:
+        hub.keep_alive()
+        loop.call_soon_threadsafe(gate.set)
+        await asyncio.to_thread(begun.wait)
+
+    running = asyncio.create_task(asyncio.to_thread(loop.run_until_complete, live()))
+    await asyncio.to_thread(gate.wait)
+    hanging = [hub.call(hang), asyncio.to_thread(hub.call_sync, hang)]
+    lost = asyncio.gather(*hanging, return_exceptions=True)
+    await running
+    stopped = hub._residence.current
+    assert stopped is not None
+    done: list[int] = []
+    stopped.courier.post(lambda: done.append(0), lambda: done.append(1))
+    hub.keep_alive()
+    assert [type(error) for error in await lost] == [LinkLost, LinkLost]
+    assert done == [1]
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    await asyncio.to_thread(loop.run_until_complete, asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+    assert hub.state != "idle"
+    await hub.aclose()
 
 
 async def test_link_that_lived_long_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
