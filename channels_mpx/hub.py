@@ -236,9 +236,9 @@ class Hub:
         """Send a command, now or when there is a link; the future gets its reply.
 
         Raises (the future):
-            CommandRefused: Redis's own error.
+            CommandRefused: Redis's own error; one that passes, such as ``BUSY``, at the deadline.
             LinkLost: The link was lost after the command had been written.
-            LinkUnavailable: There was no link until the deadline; nothing was sent.
+            LinkUnavailable: No link until the deadline, or too much waits for one; nothing was sent.
         """
         return self._here.command(*command)
 

@@ -12,6 +12,7 @@ over; nothing on that way waits, and nothing on it runs a user's code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -87,13 +88,7 @@ class Traffic:
     # Verbs
 
     def command(self, *command: Argument) -> asyncio.Future[Any]:
-        """Send a command, now or when there is a link; the future gets its reply.
-
-        Raises (the future):
-            CommandRefused: Redis's own error; one that passes, such as ``BUSY``, at the deadline.
-            LinkLost: The link was lost after the command had been written.
-            LinkUnavailable: No link until the deadline, or too much waits for one; nothing was sent.
-        """
+        """Send a command, now or when there is a link; see `Hub.command`."""
         future: asyncio.Future[Any] = self.loop.create_future()
         self._counters.commands += 1
         if self.link is not None:
@@ -167,7 +162,10 @@ class Traffic:
     def pump_soon(self) -> None:
         """Tell Redis about all the wishes of this turn of the loop, once."""
         if self._pump_handle is None:
-            self._pump_handle = self.loop.call_soon(self._pump)
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the loop is closed; the next home's will do it
+                self._pump_handle = self.loop.call_soon(self._pump)
 
     # The link's life
 
@@ -314,8 +312,7 @@ class Traffic:
 
     def _retry_refused(self) -> None:
         self._retry_handle = None
-        self._router.retry()
-        self._pump()
+        self._try_again()
 
     def _pump(self) -> None:
         """Drain the router: tell Redis what is wanted, and subscribers what has happened."""

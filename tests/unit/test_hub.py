@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -214,17 +216,18 @@ def test_stopped_loop_is_forsaken(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_callers_of_a_loop_that_stopped_do_not_wait_for_it() -> None:
     """What was under way is lost, what was not begun is done on the next home."""
-    hub, begun, gate = make_hub(), threading.Event(), threading.Event()
+    hub, begun, gate = make_hub(), threading.Semaphore(0), threading.Event()
     loop = asyncio.new_event_loop()
 
     async def hang() -> None:
-        begun.set()
+        begun.release()
         await asyncio.Event().wait()
 
     async def live() -> None:
         hub.keep_alive()
         loop.call_soon_threadsafe(gate.set)
-        await asyncio.to_thread(begun.wait)
+        for _ in range(2):
+            await asyncio.to_thread(begun.acquire)
 
     running = asyncio.create_task(asyncio.to_thread(loop.run_until_complete, live()))
     await asyncio.to_thread(gate.wait)
@@ -245,6 +248,29 @@ async def test_callers_of_a_loop_that_stopped_do_not_wait_for_it() -> None:
     loop.close()
     assert hub.state != "idle"
     await hub.aclose()
+
+
+def test_subscription_ends_although_its_loop_was_closed_in_the_middle() -> None:
+    """Whoever closes a loop without ending its tasks can still let go of what was made there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python has something to say about such a loop
+        layer = Broker().layer(**QUICK)
+        subscription = layer.multiplexer.new_channel_subscription()
+        loop = asyncio.new_event_loop()
+
+        async def begin() -> None:
+            await layer.new_channel()
+            subscription.add("one")
+            await subscription.activated(5)
+
+        loop.run_until_complete(begin())
+        loop.close()
+        subscription.remove("one")
+        assert layer.statistics().connection.wanted == 1
+        subscription.close()
+        layer.sync.group_send("room", {"type": "a"})
+        layer.sync.close()
+        gc.collect()
 
 
 async def test_link_that_lived_long_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
