@@ -49,6 +49,9 @@ class Listener(Protocol):
     def expects(self) -> bool:
         """Tell whether anything may come through the process's inbox. Any thread may ask."""
 
+    def lasting(self) -> int:
+        """Return to how many topics nothing is lost without a link. Any thread may ask."""
+
     def loop_ended(self, loop: AbstractEventLoop) -> bool:
         """The home loop has ended; tell whether anybody elsewhere waits for messages."""
 
@@ -78,6 +81,10 @@ class Nobody:
     def expects(self) -> bool:
         """See `Listener`."""
         return False
+
+    def lasting(self) -> int:
+        """See `Listener`."""
+        return 0
 
     def loop_ended(self, loop: AbstractEventLoop) -> bool:
         """See `Listener`."""

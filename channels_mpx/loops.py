@@ -26,7 +26,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from .couriers import JobAbandoned, LoopIsGone
+from .couriers import LoopIsGone, courier_to
 from .home import Home
 
 __all__ = ["NoHome", "Residence"]
@@ -152,13 +152,16 @@ class Residence:
         home = self.current
         if home is None:
             return
-        if home.loop is asyncio.get_running_loop():
-            await self._leave_and_wait()
+        loop = asyncio.get_running_loop()
+        if home.loop is loop:
+            self._leave()
+            await asyncio.wait([self._task])
         elif home.thread is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._stop, home, PATIENCE)
+            await loop.run_in_executor(None, self._stop, home, PATIENCE)
         elif home.loop.is_running():
-            with contextlib.suppress(LoopIsGone, JobAbandoned):
-                await home.call(self._leave_and_wait)
+            ended, back = loop.create_future(), courier_to(loop)
+            self._leave_and_tell(home, lambda: back.post(ended.cancel))
+            await asyncio.wait([ended], timeout=PATIENCE)
 
     def empty_sync(self) -> None:
         """End the tenant's life from a thread without a loop, and block until it has ended."""
@@ -168,12 +171,26 @@ class Residence:
         if home.thread is not None:
             self._stop(home, PATIENCE)
         elif home.loop.is_running():
-            with contextlib.suppress(LoopIsGone, JobAbandoned):
-                home.call_sync(PATIENCE, self._leave_and_wait)
+            ended = threading.Event()
+            self._leave_and_tell(home, ended.set)
+            ended.wait(PATIENCE)
 
-    async def _leave_and_wait(self) -> None:
-        self._leave()
-        await asyncio.wait([self._task])
+    def _leave_and_tell(self, home: Home, tell: Callable[[], object]) -> None:
+        """End life at ``home`` from elsewhere, and call ``tell`` when it is over."""
+
+        def tell_if_anybody_waits(_: object = None) -> None:
+            with contextlib.suppress(LoopIsGone):
+                tell()
+
+        def leave() -> None:
+            # No job that life would wait for: it would wait for its own end.
+            self._leave()
+            self._task.add_done_callback(tell_if_anybody_waits)
+
+        try:
+            home.courier.post(leave, tell_if_anybody_waits)
+        except LoopIsGone:
+            tell_if_anybody_waits()
 
     def _is_lasting(self, loop: asyncio.AbstractEventLoop) -> bool:
         calls, since = self._calls.get(loop, (0, time.monotonic()))

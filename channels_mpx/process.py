@@ -130,6 +130,10 @@ class Process:
         """See `Listener.expects`: there are channels, or requests that wait for their replies."""
         return bool(self.inbox.mailboxes) or len(self.correlation) > 0
 
+    def lasting(self) -> int:
+        """See `Listener.lasting`: a bell that is not heard is nothing, the job stays in its queue."""
+        return len(self.workers)
+
     def statistics(self) -> LayerStatistics:
         """Return the numbers; for any thread."""
         mailboxes = tuple(self.inbox.mailboxes.values())

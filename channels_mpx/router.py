@@ -36,9 +36,9 @@ Rule 2: this file knows neither time nor tasks nor Redis. It is fed (``subscribe
 (``commands``, ``events``). After feeding it, do both.
 
 A refusal concerns whoever asked: subscribers that Redis never confirmed lose their wish and are
-told why. Those that had been active, on an earlier link, keep it, and the topic rests in REFUSED
-until ``retry``: an ACL that is wrong for a minute must not cost them their subscription. So does
-for everybody a topic that Redis is not ready for.
+told why. Those that were active on an earlier link keep it, and the topic rests in REFUSED until
+``retry``: an ACL that is wrong for a minute must not cost them their subscription. So rests, for
+everybody, a topic that Redis is not ready for.
 """
 
 from __future__ import annotations
@@ -162,6 +162,11 @@ class Router:
         return sum(1 for entry in self._all() if entry.state is state)
 
     @property
+    def known(self) -> int:
+        """How many topics are known to the wire or wanted. Any thread may ask."""
+        return sum(map(len, self._entries.values()))
+
+    @property
     def patterns(self) -> int:
         """How many distinct patterns are known to the wire or wanted: each slows every PUBLISH."""
         return len(self._patterns)
@@ -178,12 +183,7 @@ class Router:
 
     def is_wanted(self, topic: Topic) -> bool:
         """Tell whether anybody wants a topic."""
-        entry = self._entries[topic.kind].get(topic.name)
-        return entry is not None and bool(entry.members)
-
-    def knows_more_than(self, topic: Topic) -> bool:
-        """Tell whether there is any other topic. Any thread may ask."""
-        return len(self._channels) + len(self._patterns) > (topic.name in self._entries[topic.kind])
+        return bool((entry := self._entries[topic.kind].get(topic.name)) and entry.members)
 
     def had(self, topic: Topic) -> Collection[Subscriber]:
         """Return who wants a topic and had it before, on this link or an earlier one."""

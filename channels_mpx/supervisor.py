@@ -126,7 +126,8 @@ class Supervisor:
         """Whether there is a link on which anything may come that somebody would miss."""
         if self.traffic.link is None:
             return False
-        return self._router.knows_more_than(self._inbox) or self._listener.expects()
+        harmless = self._router.is_wanted(self._inbox) + self._listener.lasting()
+        return self._router.known > harmless or self._listener.expects()
 
     def link_lost(self, link: Link, reason: str) -> None:
         """See `LinkWatcher.link_lost`."""

@@ -164,6 +164,9 @@ class Workers:
     def __repr__(self) -> str:
         return f"<Workers {self._queues}>"
 
+    def __len__(self) -> int:
+        return len(self._queues)
+
     async def push(
         self,
         channel: str,

@@ -20,6 +20,7 @@ from channels_mpx import (
     InvalidArgument,
     InvalidName,
     LinkLost,
+    MultiplexedChannelLayer,
     Multiplexer,
     NotCallable,
     NotConfirmed,
@@ -611,28 +612,40 @@ def test_closing_before_anything_was_connected_is_enough(broker: MemorySite) -> 
     mux.close()
 
 
-def test_loop_that_ends_closes_its_subscriptions(threads_only: Multiplexer) -> None:
-    """Those of an ended loop are closed; those without one go on in the background."""
+@pytest.mark.parametrize("is_home", [True, False])
+def test_loop_that_ends_closes_its_subscriptions(broker: MemorySite, is_home: bool) -> None:
+    """Those of an ended loop are closed: at once if it was home, after a tick if it was not.
+
+    Those without a loop go on in the background.
+    """
+    layer = MultiplexedChannelLayer(hosts=[broker.url], **QUICK, expiry=60 if is_home else 0.2)
+    mux = layer.multiplexer
     outer, inner = Notes(), Notes()
-    lasting = outer.channels(threads_only)
-    lasting.add("one")
-    wait_until(lambda: len(outer.lines) == 1)
+    lasting = outer.channels(mux)
+    if not is_home:
+        lasting.add("one")
+        wait_until(lambda: len(outer.lines) == 1)
 
     async def live() -> ChannelSubscription:
-        subscription = inner.channels(threads_only)
+        subscription = inner.channels(mux)
         subscription.add("one")
         await eventually(lambda: len(inner.lines) == 1)
+        await asyncio.to_thread(lasting.add, "one")
+        await eventually(lambda: len(outer.lines) == 1)
         return subscription
 
     ended = asyncio.run(live())
-    wait_until(lambda: ended.closed)
+    if not is_home:
+        wait_until(lambda: ended.closed)
+    assert ended.closed
     assert not lasting.closed
-    wait_until(lambda: threads_only.statistics().active == 1)
-    assert asyncio.run(threads_only.publish("one", b"1")) == 1
+    wait_until(lambda: mux.statistics().active == 1)
+    assert asyncio.run(mux.publish("one", b"1")) == 1
     wait_until(lambda: (b"one", b"1") in outer.lines)
     assert (b"one", b"1") not in inner.lines
     with pytest.raises(SubscriptionIsClosed):
         ended.add("two")
+    layer.sync.close()
 
 
 def test_loop_that_ends_alone_leaves_nothing(threads_only: Multiplexer) -> None:
