@@ -21,16 +21,7 @@ __all__ = ["HealthView", "SyncHealthView", "health", "health_sync"]
 
 
 class _HealthView(View):  # type: ignore[misc, unused-ignore]
-    """Answers with `Health` as JSON: status 200 if it is healthy, 503 if not.
-
-    An alias that is not configured, or whose layer is not ours, is a 404; any method but GET and
-    HEAD a 405. Nobody has to be logged in.
-
-    Attributes:
-        layer: The alias in ``CHANNEL_LAYERS``; None: what the query says (``?layer=chat``), or
-            ``default``.
-        patience: See `MultiplexedChannelLayer.health`.
-    """
+    """What `HealthView` and `SyncHealthView` share: everything but ``get``."""
 
     http_method_names = ("get", "head")
     layer: str | None = None
@@ -58,7 +49,27 @@ class _HealthView(View):  # type: ignore[misc, unused-ignore]
 
 
 class SyncHealthView(_HealthView):
-    __doc__ = f"{_HealthView.__doc__}\n    This one is for WSGI."
+    """Answers with this process's `Health` as JSON, for WSGI.
+
+    The fields are ``layer``, the alias, and those of `Health`: ``is_healthy``, ``problems``,
+    ``state``, ``since``, ``epoch``, ``wanted``, ``active``, ``ping_rtt``, ``probe_rtt``, ``lag``,
+    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not, and
+    404 if the alias is not configured or its layer is not ours; then there are only
+    ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
+    ``Cache-Control: no-store``.
+
+    Neither Redis nor another process is asked, whatever state they are in, and nothing is
+    connected: an answer needs no I/O.
+
+    GET and HEAD are allowed and need no CSRF token. Any other method is a 405; if it is one that
+    Django's CSRF middleware guards, and has no token, that middleware's 403 comes first. Nobody
+    has to be logged in.
+
+    Attributes:
+        layer: The alias in ``CHANNEL_LAYERS``; None: what the query says (``?layer=chat``), or
+            ``default``.
+        patience: See `MultiplexedChannelLayer.health`.
+    """
 
     def get(self, request: HttpRequest) -> HttpResponse:
         """Answer."""
@@ -66,9 +77,27 @@ class SyncHealthView(_HealthView):
 
 
 class HealthView(_HealthView):
-    __doc__ = (
-        f"{_HealthView.__doc__}\n    This one is for ASGI: it answers when all threads are busy."
-    )
+    """Answers with this process's `Health` as JSON, for ASGI.
+
+    The fields are ``layer``, the alias, and those of `Health`: ``is_healthy``, ``problems``,
+    ``state``, ``since``, ``epoch``, ``wanted``, ``active``, ``ping_rtt``, ``probe_rtt``, ``lag``,
+    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not, and
+    404 if the alias is not configured or its layer is not ours; then there are only
+    ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
+    ``Cache-Control: no-store``.
+
+    Neither Redis nor another process is asked, whatever state they are in, and nothing is
+    connected: an answer needs no I/O and no thread, so it also comes when all threads are busy.
+
+    GET and HEAD are allowed and need no CSRF token. Any other method is a 405; if it is one that
+    Django's CSRF middleware guards, and has no token, that middleware's 403 comes first. Nobody
+    has to be logged in.
+
+    Attributes:
+        layer: The alias in ``CHANNEL_LAYERS``; None: what the query says (``?layer=chat``), or
+            ``default``.
+        patience: See `MultiplexedChannelLayer.health`.
+    """
 
     async def get(self, request: HttpRequest) -> HttpResponse:
         """Answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,8 +49,9 @@ def site() -> Iterator[None]:
 
 
 async def get(url: str, method: str = "get") -> tuple[int, Any]:
-    """Return status and content."""
+    """Return status and content; nobody may keep an answer."""
     response = await getattr(AsyncClient(), method)(url)
+    assert response.status_code == 405 or response["Cache-Control"] == "no-store"
     return response.status_code, json.loads(response.content) if response.content else None
 
 
@@ -104,6 +106,15 @@ async def test_methods_and_aliases(url: str) -> None:
         assert (status, content["is_healthy"]) == (404, False)
 
 
+@pytest.mark.parametrize("url", ["/health/", "/health/sync/"])
+async def test_csrf(url: str) -> None:
+    """GET and HEAD need no token; the middleware is asked before the view whether POST has one."""
+    client = AsyncClient(enforce_csrf_checks=True)
+    with override_settings(MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"]):
+        for method, status in (("get", 200), ("head", 200), ("options", 405), ("post", 403)):
+            assert (await getattr(client, method)(url)).status_code == status
+
+
 def test_the_sync_view_needs_no_loop() -> None:
     """As a WSGI server calls it."""
     response = Client().get("/health/sync/")
@@ -139,6 +150,14 @@ async def test_since_is_the_beginning_of_the_state() -> None:
         assert layer.health().since > made
         attempt.cancel()
         await asyncio.gather(attempt, return_exceptions=True)
+
+
+@pytest.mark.parametrize("view", [HealthView, SyncHealthView])
+async def test_the_docstrings_name_the_fields(view: Any) -> None:
+    """All that an answer has, in its order."""
+    _, content = await get("/health/")
+    listed, _, _ = view.__doc__.partition("The status is")
+    assert re.findall(r"``(\w+)``", listed) == list(content)
 
 
 def test_nobody_has_to_be_logged_in() -> None:

@@ -1,4 +1,4 @@
-"""The end of a process that is busy: what Redis has taken arrives, whatever else is reported."""
+"""A process that ends while it is busy, whose loop just ends, and that forks without its hook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import eventually
-from tests.layers import ROOT, clients, environment, open_layer, receive
+from tests.layers import ROOT, clients, environment, open_layer, receive, run_script
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -175,3 +175,81 @@ async def test_complaints_would_be_seen(redis_server: RedisServer) -> None:
 
 
 THROWN_AWAY: Any = ("loop = asyncio.new_event_loop(); loop.run_until_complete(main()); del loop",)
+
+
+#: Forks while its loop runs. The child says who it is and whether it could send; then the parent
+#: says whether it has heard that, and how many connections it has needed.
+FORKED = """
+    import asyncio, json, logging, os, sys, warnings
+    from channels_mpx import LinkError, MultiplexedChannelLayer
+    from channels_mpx.hub import Hub
+    from channels_mpx.resp import RedisLink
+
+    PROTECTION
+    # From Python 3.12 on, forking beside any thread warns.
+    warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
+    logging.getLogger("channels_mpx").setLevel(logging.ERROR)  # a loss is one of the outcomes
+    watched = {"timeout": 2, "ping_interval": 1, "ping_timeout": 1}
+    layer = MultiplexedChannelLayer(hosts=[sys.argv[1]], **watched)
+
+    def name_and_socket():
+        life = layer._hub.life
+        sock = life and life.traffic.link._transport.get_extra_info("socket")
+        return [layer.statistics().connection.process, sock and os.fstat(sock.fileno()).st_ino]
+
+    def send():
+        try:
+            layer.sync.group_send("room", {"type": "hello"})
+        except LinkError as error:
+            return type(error).__name__
+        return "sent"
+
+    async def main():
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        parents = name_and_socket()
+        child = os.fork()
+        if not child:
+            try:
+                shared = [a == b for a, b in zip(parents, name_and_socket())]
+                print(json.dumps([*shared, send()]), flush=True)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        hearing = asyncio.ensure_future(layer.receive(channel))
+        while not os.waitpid(child, os.WNOHANG)[0]:
+            await asyncio.sleep(0.01)
+        await asyncio.wait([hearing], timeout=3)
+        print(json.dumps([hearing.done(), layer.statistics().connection.epoch]), flush=True)
+        hearing.cancel()
+        await layer.aclose()
+
+    asyncio.run(main())
+"""
+
+
+async def forked(server: RedisServer, protection: str) -> list[list[Any]]:
+    """Return what the child says, and then what the parent says."""
+    source = FORKED.replace("PROTECTION", protection)
+    text = await asyncio.to_thread(run_script, source, server.url)
+    return [json.loads(words) for words in text.splitlines()]
+
+
+async def test_child_that_keeps_the_connection_is_mute(redis_server: RedisServer) -> None:
+    """The control: without the hook a child has the name and the socket, and no loop that uses them.
+
+    With it nothing is shared, and the same program works.
+    """
+    apart = [[False, False, "sent"], [True, 1]]
+    assert await forked(redis_server, "pass") == apart
+    keep = "Hub.forget_parent = lambda hub: None"
+    shared = [[True, True, "LinkLost"], [False, 1]]
+    assert await forked(redis_server, keep) == shared
+
+
+async def test_child_that_closes_the_connection_deafens_its_parent(
+    redis_server: RedisServer,
+) -> None:
+    """The other control: closing in the child takes the socket from the parent's epoll set."""
+    close = "RedisLink.disown = lambda link: link._transport.abort()"
+    assert await forked(redis_server, close) == [[False, False, "sent"], [False, 2]]
