@@ -1,7 +1,9 @@
 """Is the link alive, and is it the right one? The rules, without a clock and without I/O.
 
-Silence is measured: any byte is a sign of life; after ``ping_interval`` of silence a PING goes
-out, and if ``ping_timeout`` later nothing at all has come, the link is dead.
+Silence is measured: after ``ping_interval`` without anything complete, a reply or a message, a PING
+goes out. If then no byte comes for ``ping_timeout``, the link is dead. If bytes come, and yet nothing
+is complete for ten times as long, it is stuck: something has announced more than it will ever send,
+and swallows the replies. (A message of 100 MB is complete in time on a link of 4 MB/s.)
 
 A server that answers is not yet a server through which messages come. So after ``probe_interval``
 without a message, one is sent through the publish path to ourselves. If the server took it and it
@@ -21,6 +23,9 @@ import enum
 #: Seconds that a check may come late before we call the loop blocked.
 LATE = 0.5
 
+#: How many times ``ping_timeout`` bytes may come without becoming anything.
+PATIENCE = 10
+
 #: How far repeated deafness stretches the probe interval.
 MOST_STRETCH = 10
 
@@ -32,6 +37,7 @@ class Verdict(enum.Enum):
     PING = "ping"
     PROBE = "probe"
     DEAD = "dead"
+    STUCK = "stuck"
     DEAF = "deaf"
 
 
@@ -64,12 +70,13 @@ class Liveness:
         self._probed_at = self._probe_taken_at = None
         self._heard_at = now
 
-    def judge(self, now: float, last_read: float, heard: int) -> Verdict:
+    def judge(self, now: float, last_read: float, last_parsed: float, heard: int) -> Verdict:
         """Say what to do; the caller does it at once.
 
         Args:
             now: The time.
             last_read: When the last byte was read.
+            last_parsed: When something complete was last read.
             heard: How many messages have come so far, from whomever.
         """
         late = now - self._due > LATE
@@ -80,14 +87,16 @@ class Liveness:
                 self._probed_at = self._probe_taken_at = None
                 self._stretch = 1
         if self._pinged_at is not None:
-            if last_read >= self._pinged_at:
+            if last_parsed >= self._pinged_at:
                 self._pinged_at = None
             elif late:
                 self._pinged_at = now
-            elif now - self._pinged_at >= self._ping_timeout:
+            elif now - max(self._pinged_at, last_read) >= self._ping_timeout:
                 return Verdict.DEAD
+            elif now - self._pinged_at >= self._ping_timeout * PATIENCE:
+                return Verdict.STUCK
             return Verdict.NOTHING
-        if now - last_read >= self._ping_interval:
+        if now - last_parsed >= self._ping_interval:
             self._pinged_at = now
             return Verdict.PING
         interval = self._probe_interval * self._stretch
@@ -103,12 +112,13 @@ class Liveness:
                 return Verdict.DEAF
         return Verdict.NOTHING
 
-    def next_check(self, now: float, last_read: float) -> float:
+    def next_check(self, now: float, last_read: float, last_parsed: float) -> float:
         """Return how many seconds later to judge again, and expect to be asked then."""
         if self._pinged_at is not None:
-            due = self._pinged_at + self._ping_timeout
+            silent = max(self._pinged_at, last_read) + self._ping_timeout
+            due = min(silent, self._pinged_at + self._ping_timeout * PATIENCE)
         else:
-            due = last_read + self._ping_interval
+            due = last_parsed + self._ping_interval
         interval = self._probe_interval * self._stretch
         if self._probed_at is None:
             due = min(due, self._heard_at + interval)

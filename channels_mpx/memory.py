@@ -176,6 +176,8 @@ class MemoryLink:
         """A process is never silent towards itself."""
         return self._loop.time()
 
+    last_parsed = last_read
+
     @property
     def in_flight(self) -> int:
         """See `Link.in_flight`."""

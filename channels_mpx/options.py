@@ -184,7 +184,7 @@ class Options:
     max_message_size: int = 8 * 2**20
     channel_max_bytes: int = 64 * 2**20
     reconnect_delay: float = 0.005
-    max_reconnect_delay: float = 1.0
+    max_reconnect_delay: float = 0.9
     client_name: str | None = None
 
     @property

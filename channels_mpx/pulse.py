@@ -74,7 +74,7 @@ class Pulse:
         """See `Subscriber.refused`: who cannot hear must not be judged by hearing."""
 
     def _later(self, link: Link) -> None:
-        pause = self._liveness.next_check(self._loop.time(), link.last_read)
+        pause = self._liveness.next_check(self._loop.time(), link.last_read, link.last_parsed)
         self._timer = self._loop.call_later(pause, self._check, link)
 
     def _check(self, link: Link) -> None:
@@ -82,10 +82,14 @@ class Pulse:
         if now - self._role_asked_at >= self._role_interval:
             self._role_asked_at = now
             self._ask_role(link)
-        verdict = self._liveness.judge(now, link.last_read, self._counters.received)
+        verdict = self._liveness.judge(
+            now, link.last_read, link.last_parsed, self._counters.received
+        )
         if verdict is Verdict.DEAD:
             reason = f"no sign of life for {self._ping_timeout} s after a PING"
             link.lose(reason, Loss.SILENT)
+        elif verdict is Verdict.STUCK:
+            link.lose("bytes come, but no reply", Loss.DESYNC)
         elif verdict is Verdict.DEAF:
             link.lose("a message to ourselves did not come back", Loss.DEAF)
         else:

@@ -77,7 +77,7 @@ class RedisLink(asyncio.Protocol):
         self.bytes_read = 0
         self.bytes_written = 0
         self._loop = asyncio.get_running_loop()
-        self.last_read = self._loop.time()
+        self.last_read = self.last_parsed = self._loop.time()
         self._transport = transport
         self._receiver = receiver
         self._keep = keep
@@ -199,9 +199,10 @@ class RedisLink(asyncio.Protocol):
         """Hand out at most a slice of messages, then let the loop's other work have its turn."""
         gets, push = self._parser.gets, hiredis.PushNotification
         receiver, slots, unsent = self._receiver, self._slots, self._out
-        left = SLICE
+        left, is_parsed = SLICE, False
         try:
             while left and (reply := gets()) is not False:
+                is_parsed = True
                 if type(reply) is not push:
                     if len(slots) <= len(unsent):
                         self._desync("a reply that nobody waits for")
@@ -227,6 +228,8 @@ class RedisLink(asyncio.Protocol):
         except Exception as error:  # whatever ends the reader must not leave a deaf link behind
             self.lose(f"{type(error).__name__}: {error}", Loss.INTERNAL)
             raise
+        if is_parsed:
+            self.last_parsed = self.last_read
         if not left:
             self._slice_later()
         elif self._is_slicing:
@@ -234,7 +237,7 @@ class RedisLink(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _slice_later(self) -> None:
-        self.last_read = self._loop.time()
+        self.last_read = self.last_parsed = self._loop.time()
         if not self._is_slicing:
             self._is_slicing = True
             self._transport.pause_reading()

@@ -117,6 +117,10 @@ class Link(Protocol):
         """When a byte last came, on the loop's clock."""
 
     @property
+    def last_parsed(self) -> float:
+        """When something complete last came, a reply or a push, on the loop's clock."""
+
+    @property
     def in_flight(self) -> int:
         """How many replies are awaited."""
 

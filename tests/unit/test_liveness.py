@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels_mpx.liveness import LATE, MOST_STRETCH, Liveness, Verdict
+from channels_mpx.liveness import LATE, MOST_STRETCH, PATIENCE, Liveness, Verdict
 
 DEAD, DEAF, PING, PROBE = Verdict.DEAD, Verdict.DEAF, Verdict.PING, Verdict.PROBE
+STUCK = Verdict.STUCK
 
 PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL = 2.0, 2.5, 10.0
 
@@ -24,6 +25,7 @@ class Watch:
     Attributes:
         now: The time.
         last_read: When the last byte came; None if bytes come all the time.
+        last_parsed: When the last reply or message was complete; None if every byte completes one.
         heard: How many messages have come; None if they come all the time.
     """
 
@@ -31,6 +33,7 @@ class Watch:
         self.rules = Liveness(PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL)
         self.now = 0.0
         self.last_read: float | None = None
+        self.last_parsed: float | None = None
         self.heard: int | None = 0
         self._checks = 0
         self.start()
@@ -40,10 +43,10 @@ class Watch:
 
     def check(self, later: float = 0.0) -> Verdict:
         """Let the time pass until the next check, and so many seconds more, and check."""
-        self.now += self.rules.next_check(self.now, self._read()) + later
+        self.now += self.rules.next_check(self.now, *self._read()) + later
         self._checks += 1
         heard = self._checks if self.heard is None else self.heard
-        return self.rules.judge(self.now, self._read(), heard)
+        return self.rules.judge(self.now, *self._read(), heard)
 
     def until(self, end: float, on: dict[Verdict, Callable[[], object]] | None = None) -> Timeline:
         """Check until ``end`` or the verdict; do what is asked for ``on`` a verdict."""
@@ -52,7 +55,7 @@ class Watch:
             verdict = self.check()
             if verdict is not Verdict.NOTHING:
                 seen.append((self.now, verdict))
-            if verdict in (DEAD, DEAF):
+            if verdict in (DEAD, DEAF, STUCK):
                 break
             if on and verdict in on:
                 on[verdict]()
@@ -67,8 +70,9 @@ class Watch:
     def read(self) -> None:
         self.last_read = self.now
 
-    def _read(self) -> float:
-        return self.now if self.last_read is None else self.last_read
+    def _read(self) -> tuple[float, float]:
+        read = self.now if self.last_read is None else self.last_read
+        return read, read if self.last_parsed is None else self.last_parsed
 
 
 @pytest.fixture
@@ -93,12 +97,49 @@ def test_answered_ping_starts_the_wait_anew(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("at", [2.0, 3.0, 4.4])
-def test_any_byte_after_the_ping_saves_the_link(watch: Watch, at: float) -> None:
-    """Whatever came after the PING, and be it the rest of an old reply, is a sign of life."""
+def test_any_reply_after_the_ping_saves_the_link(watch: Watch, at: float) -> None:
+    """Whatever is complete after the PING, and be it an old reply, is a sign of life."""
     watch.last_read = 0.0
     assert watch.until(2.0) == [(2.0, PING)]
     watch.last_read = at
     assert DEAD not in [verdict for _, verdict in watch.until(6.0)]
+
+
+@pytest.mark.parametrize("at", [2.0, 3.0, 4.4])
+def test_any_byte_after_the_ping_puts_the_end_off(watch: Watch, at: float) -> None:
+    """Part of a reply is a sign of life, and the silence after it is as long as any."""
+    watch.last_read = watch.last_parsed = 0.0
+    assert watch.until(2.0) == [(2.0, PING)]
+    watch.last_read = at
+    assert watch.until(100) == [(at + PING_TIMEOUT, DEAD)]
+
+
+def test_bytes_that_never_become_a_reply_are_a_stuck_link(watch: Watch) -> None:
+    """A length that is too large swallows every reply, while bytes come all the time."""
+    watch.last_parsed = 0.0
+    (_, pinged), (at, verdict) = watch.until(100)
+    assert (pinged, verdict) == (PING, STUCK)
+    assert at == pytest.approx(2.0 + PING_TIMEOUT * PATIENCE, abs=0.2)
+
+
+def test_large_message_that_comes_slowly_is_waited_for(watch: Watch) -> None:
+    """It needs one PING, whose answer comes behind it."""
+    watch.last_parsed = 0.0
+    watch.heard = None
+    assert watch.until(20) == [(2.0, PING)]
+    watch.last_parsed = None
+    assert watch.until(60) == []
+
+
+def test_late_check_does_not_call_a_link_stuck(watch: Watch) -> None:
+    """A loop that was blocked has had no chance to complete anything."""
+    watch.last_parsed = 0.0
+    watch.until(20)
+    assert watch.check(later=30) is Verdict.NOTHING
+    blocked_until = watch.now
+    ((at, verdict),) = watch.until(100)
+    assert verdict is STUCK
+    assert at == pytest.approx(blocked_until + PING_TIMEOUT * PATIENCE, abs=0.2)
 
 
 def test_byte_before_the_ping_saves_nothing(watch: Watch) -> None:
@@ -197,7 +238,7 @@ def test_pending_ping_is_settled_before_any_probe(watch: Watch) -> None:
     """Dead goes before deaf: while a PING is out, no probe is sent."""
     watch.until(9.0)
     watch.last_read = 9.0
-    watch.rules.judge(9.0, 9.0, 0)
+    watch.rules.judge(9.0, 9.0, 9.0, 0)
     assert watch.until(100)[-1][1] is DEAD
 
 
@@ -280,7 +321,7 @@ def test_next_check_is_neither_at_once_nor_far(steps: list[tuple[float, bool, bo
         now += pause
         last_read = now if reads else last_read
         heard += hears
-        rules.judge(now, last_read, heard)
+        rules.judge(now, last_read, last_read, heard)
         match event:
             case "t":
                 rules.probe_taken(now)
@@ -288,5 +329,5 @@ def test_next_check_is_neither_at_once_nor_far(steps: list[tuple[float, bool, bo
                 rules.probe_failed(now)
             case "s":
                 rules.started(now, heard)
-        assert 0.2 <= rules.next_check(now, last_read) + 1e-6
-        assert rules.next_check(now, last_read) <= 1.0 + 1e-6
+        assert 0.2 <= rules.next_check(now, last_read, last_read) + 1e-6
+        assert rules.next_check(now, last_read, last_read) <= 1.0 + 1e-6

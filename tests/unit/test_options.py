@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "max_message_size": 8 * 1024 * 1024,
     "channel_max_bytes": 64 * 1024 * 1024,
     "reconnect_delay": 0.005,
-    "max_reconnect_delay": 1.0,
+    "max_reconnect_delay": 0.9,
     "client_name": None,
 }
 
