@@ -258,9 +258,7 @@ def _is_remote(host: Host) -> bool:
     if "path" in host.arguments:
         return False
     if host.sentinel:
-        given = host.sentinel["sentinels"]
-        pairs = given if isinstance(given, (list, tuple)) else ()
-        names = [pair[0] for pair in pairs if isinstance(pair, (list, tuple)) and pair]
+        names = [name for name, _ in host.sentinel["sentinels"]]
     elif "host" in host.arguments:
         names = [host.arguments["host"]]
     else:

@@ -53,15 +53,74 @@ class DirectMailbox(Mailbox):
         loop: Where its consumer runs.
         is_dormant: Whether it has left its groups because nobody reads.
         is_owned: Whether a consumer takes the messages itself, for as long as it lives.
+        bounce: Called with the return address of a request that was dropped unread; any thread.
     """
 
-    __slots__ = ("is_dormant", "is_owned", "local", "loop", "watch")
+    __slots__ = (
+        *("_back", "_lost", "_since"),
+        *("bounce", "is_dormant", "is_owned", "local", "loop", "watch"),
+    )
 
     local: bytes
     loop: asyncio.AbstractEventLoop
     watch: _NameWatch
     is_dormant: bool
     is_owned: bool
+    bounce: Callable[[bytes], object]
+    #: The last notices of a gap's begin and of its end, and when that gap began.
+    _lost: Body | None
+    _back: Body | None
+    _since: float | None
+
+    def begin(self, number: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to a channel that nobody has read yet."""
+        self.local = number
+        self.loop = loop
+        self.is_dormant = self.is_owned = False
+        self._lost = self._back = self._since = None
+
+    # Gaps. Notices are forced, or a full mailbox would lose them. A gap is told of apart from the
+    # last one only if a message came in between; so they are no more than the messages allow.
+
+    def gap_opened(self, notice: Body | None) -> None:
+        """Put the notice that the connection is lost, if there is one, even into a full mailbox.
+
+        If nothing has come since the unread notice that it is back, that one is taken out
+        instead: to whoever hears of the two gaps, they are one.
+        """
+        back, self._back = self._back, None
+        if back is not None and self._ends_with(back) and self.withdraw(back):
+            return
+        self._since = None
+        if notice is not None and not self._ends_with(self._lost):
+            self._lost = notice
+            self.force(notice)
+
+    def gap_closed(self, seconds: float, notice: Body, make: Callable[[float], Body]) -> None:
+        """Put the notice that the connection is back, even into a full mailbox.
+
+        Args:
+            seconds: How long the gap was.
+            notice: What says so.
+            make: Returns what says so of a longer one.
+        """
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now - seconds
+        else:
+            notice = make(now - self._since)
+        self._back = notice
+        self.force(notice)
+
+    def _ends_with(self, item: Item | None) -> bool:
+        try:
+            return self._items is not None and self._items[-1] is item
+        except IndexError:  # it is empty
+            return False
+
+    def _unread(self, item: Item) -> None:
+        if isinstance(item, Body) and item.address:
+            self.bounce(item.address)
 
     def addresses(self) -> list[bytes]:
         """Return where the replies go of the requests that wait in it."""
@@ -91,7 +150,8 @@ class Inbox:
         self._collected: deque[bytes] = deque()
         self._is_open = False
         #: The requests of this process that wait for replies.
-        self.correlation = Correlation(hub, intake, self)
+        self.correlation = correlation = Correlation(hub, intake, self)
+        self._bounce = lambda address: hub.tell(correlation.bounce, address, GONE)
         #: Called on the reader with what another process asks of this one.
         self.asked: Callable[[bytes, Envelope], object] = lambda payload, header: None
         #: Called with a mailbox that is dropped.
@@ -120,9 +180,8 @@ class Inbox:
         text = f"{prefix}{self._hub.process}!{number.decode()}"
         name = ChannelName(text)
         mailbox = self._make_mailbox(text)
-        mailbox.local = number
-        mailbox.loop = loop
-        mailbox.is_dormant = mailbox.is_owned = False
+        mailbox.begin(number, loop)
+        mailbox.bounce = self._bounce
         mailbox.watch = _NameWatch(name, self._name_collected)
         mailbox.watch.local = number
         self._by_local[number] = self.mailboxes[text] = mailbox
@@ -180,13 +239,24 @@ class Inbox:
             self._drop(local)
             mailbox.close(error)
 
-    def put_to_all(self, item: Item) -> None:
-        """Put one message into every mailbox."""
+    def gap_opened(self, notice: Body | None) -> None:
+        """Tell every channel that the connection is lost; see `DirectMailbox.gap_opened`."""
         for mailbox in self._by_local.values():
-            mailbox.put(item)
+            mailbox.gap_opened(notice)
+
+    def gap_closed(self, seconds: float, make: Callable[[float], Body]) -> None:
+        """Tell every channel that the connection is back.
+
+        Args:
+            seconds: How long it was away.
+            make: Returns what says so.
+        """
+        notice = make(seconds)
+        for mailbox in self._by_local.values():
+            mailbox.gap_closed(seconds, notice, make)
 
     def clear(self) -> None:
-        """Drop what waits in the mailboxes; the channels stay."""
+        """Drop what waits in the mailboxes, and send the requests back; the channels stay."""
         for mailbox in self._by_local.values():
             mailbox.clear()
 

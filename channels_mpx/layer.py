@@ -16,7 +16,7 @@ from .codec import Body, Codec
 from .envelope import Form
 from .health import PATIENCE, Health, judge
 from .hub import Hub
-from .multiplexer import Multiplexer
+from .multiplexer import multiplexer_over, serve
 from .names import project_name
 from .options import Options
 from .preparation import Preparation
@@ -78,7 +78,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
         self.sync = SyncVerbs(self._preparation, self._hub)
         #: Subscriptions and promises over the layer's own connection. Closing ends consumers' too.
-        self.multiplexer = Multiplexer.over(self._hub)
+        self.multiplexer = multiplexer_over(self._hub)
         self._hub.after_fork = self._begin
         self._begin()
 
@@ -92,7 +92,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._mailboxes = process.inbox.mailboxes
         self._hub.listener = process
         process.announce = Herald(self, self._hub).announce
-        self.multiplexer.serve(process.registry, process.board)
+        serve(self.multiplexer, process.registry, process.board)
 
     # Sending
 
@@ -240,6 +240,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             try:
                 return body.open()
             except exceptions.DecodingError as error:
+                mailbox.taken -= 1  # nobody gets it
                 self._process.intake.reject_body(body, channel, error)
 
     async def _receive_job(self, channel: str) -> Message:
@@ -258,7 +259,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             except BaseException:  # cancellation too: nothing may be popped for who has gone
                 self._hub.tell(queue.withdraw)
                 raise
-            message = workers.read(job, channel)
+            message = workers.read(job, queue)
             if message is not None:
                 return message
 
@@ -313,8 +314,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def flush(self) -> None:
         """Delete all worker queues under the prefix and everything local, and close.
 
-        Memberships end and waiting messages are dropped. Consumers keep their channels, and the
-        layer can be used as before.
+        Memberships end, and waiting messages are dropped; requests among them fail at once for who
+        has asked. Consumers keep their channels, and the layer can be used as before.
         """
         await self._hub.call(self._process.flush)
         await self._hub.aclose()

@@ -253,26 +253,50 @@ class Mailbox(WaitingRoom):
 
         For the thread that takes.
         """
-        items = self._items
-        while items and now - items[0].arrived > self.expiry:
-            self.bytes_out += items.popleft().size
-            self._tally.expired += 1
+        while (item := self._oldest()) is not None and now - item.arrived > self.expiry:
+            if self.withdraw(item):
+                self.bytes_out += item.size
+                self._tally.expired += 1
+                self._unread(item)
         self._end_episode()
 
     def clear(self) -> int:
         """Drop what waits, but what was forced, without counting it as lost. Returns how much."""
-        held, items = 0, self._items
-        while items:
-            try:
-                items.remove(next(item for item in items if item.arrived != math.inf))
-            except StopIteration:
-                break
-            except (RuntimeError, ValueError):  # another thread has just taken one
-                continue
-            held += 1
+        held = 0
+        while (item := self._oldest()) is not None:
+            if self.withdraw(item):
+                held += 1
+                self._unread(item)
         self.bytes_in = self.bytes_out = 0
         self._end_episode()
         return held
+
+    def withdraw(self, item: Item) -> bool:
+        """Take this very item out, wherever it is; tell whether it still waited.
+
+        Its size is the caller's business.
+        """
+        while self._items:
+            try:
+                self._items.remove(item)
+            except IndexError:  # another thread has put or taken one meanwhile
+                continue
+            except ValueError:  # or this very one
+                break
+            return True
+        return False
+
+    def _oldest(self) -> Item | None:
+        """Return the oldest item that was not forced; None if there is none."""
+        while self._items:
+            try:
+                return next((item for item in self._items if item.arrived != math.inf), None)
+            except RuntimeError:  # another thread has put or taken one meanwhile
+                continue
+        return None
+
+    def _unread(self, item: Item) -> None:
+        """An item was dropped after it had waited in vain: for those to whom that matters."""
 
     def close(self, error: BaseException) -> None:
         """Make everybody who waits, now or later, raise ``error``."""
@@ -301,8 +325,8 @@ class Mailbox(WaitingRoom):
             try:
                 oldest = next(item for item in items if item.size)
                 items.remove(oldest)
-            except (StopIteration, RuntimeError, ValueError):
-                return False  # nothing may be dropped, or another thread has just taken it
+            except (StopIteration, RuntimeError, IndexError, ValueError):
+                return False  # nothing may be dropped, or another thread has just taken something
             self.bytes_in -= oldest.size
             self._count_drop()
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from .arguments import require_payload
@@ -19,7 +18,7 @@ from .registry import Registry
 from .statistics import HubStatistics
 from .subscriptions import ChannelSubscription, PatternSubscription
 
-__all__ = ["Multiplexer", "SyncMultiplexer"]
+__all__ = ["Multiplexer", "SyncMultiplexer", "multiplexer_over", "serve"]
 
 #: The options that mean something without a channel layer.
 OPTIONS = (
@@ -60,22 +59,6 @@ class Multiplexer:
         hub.after_fork = self._begin
         self._begin()
 
-    @classmethod
-    def over(cls, hub: Hub) -> Multiplexer:
-        """Return the same API over somebody else's connection, which closing does not end.
-
-        It can do nothing before `serve`.
-        """
-        self = cls.__new__(cls)
-        self._set_up(hub, owns_hub=False)
-        return self
-
-    def serve(self, registry: Registry, board: PromiseBoard) -> None:
-        """Belong to a process; after a fork to the child, for which all that there was is over."""
-        self._registry.forget_parent()
-        self._registry = registry
-        self._board = board
-
     def _set_up(self, hub: Hub, owns_hub: bool) -> None:
         self._hub = hub
         self._owns_hub = owns_hub
@@ -87,7 +70,7 @@ class Multiplexer:
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""
         self._hub.listener = registry = Registry()
-        self.serve(registry, PromiseBoard(self._hub, registry))
+        serve(self, registry, PromiseBoard(self._hub, registry))
 
     def __repr__(self) -> str:
         return f"<Multiplexer {self._hub.address} {self._hub.state}>"
@@ -95,12 +78,7 @@ class Multiplexer:
     async def __aenter__(self) -> Multiplexer:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.aclose()
 
     # Subscriptions
@@ -265,6 +243,32 @@ class Multiplexer:
         self._registry.close()
         if self._owns_hub:
             self._hub.close()
+
+
+# For the owner of a connection: users of a multiplexer have no business with these.
+
+
+def multiplexer_over(hub: Hub) -> Multiplexer:
+    """Return a multiplexer over somebody else's connection, which closing does not end.
+
+    It can do nothing before `serve`.
+    """
+    multiplexer = Multiplexer.__new__(Multiplexer)
+    multiplexer._set_up(hub, owns_hub=False)
+    return multiplexer
+
+
+def serve(multiplexer: Multiplexer, registry: Registry, board: PromiseBoard) -> None:
+    """Have it belong to a process; after a fork to the child, for which all that was is over.
+
+    Args:
+        multiplexer: The multiplexer.
+        registry: The subscriptions of that process.
+        board: Its promises.
+    """
+    multiplexer._registry.forget_parent()
+    multiplexer._registry = registry
+    multiplexer._board = board
 
 
 class SyncMultiplexer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,12 +91,12 @@ def _parse_url(url: str) -> Host:
     return Host(url=url)
 
 
-def _parse_pair(pair: Sequence[Any]) -> Host:
+def _parse_pair(pair: Sequence[Any], where: str = "hosts", usual: int = 6379) -> Host:
     if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], (int, str)):
-        raise _wrong("hosts: a pair is a host name and a port, as in ('localhost', 6379)")
+        raise _wrong(f"{where}: a pair is a host name and a port, as in ('localhost', {usual})")
     host, port = pair
     if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
-        raise _wrong(f"hosts: the port must be 1 to 65535, not {port!r}")
+        raise _wrong(f"{where}: the port must be 1 to 65535, not {port!r}")
     return Host(arguments={"host": host, "port": int(port)})
 
 
@@ -110,8 +110,7 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> Host:
         if name in arguments
     }
     if sentinel:
-        if not sentinel.get("sentinels") or not sentinel.get("master_name"):
-            raise _wrong("hosts: Sentinel needs both 'sentinels' and 'master_name'")
+        _require_sentinel(**sentinel)
         return Host(arguments=arguments, sentinel=sentinel)
     address = arguments.pop("address", None)
     if isinstance(address, (tuple, list)):
@@ -122,6 +121,29 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> Host:
     if not arguments:
         raise _wrong("hosts: the dict is empty; give at least 'address' or 'host'")
     return Host(arguments=arguments)
+
+
+def _require_sentinel(
+    sentinels: object = None, master_name: object = None, sentinel_kwargs: object = None
+) -> None:
+    """Refuse what Sentinel cannot be asked with, before somebody tries; no value is told."""
+    if not sentinels or not master_name:
+        raise _wrong("hosts: Sentinel needs both 'sentinels' and 'master_name'")
+    if isinstance(sentinels, (str, bytes, Mapping)) or not isinstance(sentinels, Collection):
+        raise _wrong(
+            "hosts: 'sentinels' must be a list of pairs of a host name and a port, as in "
+            f"[('localhost', 26379)], not {type(sentinels).__name__}"
+        )
+    for number, pair in enumerate(sentinels):
+        is_sequence = isinstance(pair, (tuple, list))
+        _parse_pair(pair if is_sequence else (), f"hosts: sentinels[{number}]", 26379)
+    if not isinstance(master_name, str):
+        raise _wrong(f"hosts: 'master_name' must be a string, not {type(master_name).__name__}")
+    if sentinel_kwargs is not None and not isinstance(sentinel_kwargs, Mapping):
+        raise _wrong(
+            "hosts: 'sentinel_kwargs' must be a dict of redis-py arguments, "
+            f"not {type(sentinel_kwargs).__name__}"
+        )
 
 
 def _parse_hosts(value: object) -> Host:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -23,7 +24,6 @@ from .intake import Intake
 from .ledgers import PromiseBoard
 from .mailbox import Mailbox, Waiter
 from .registry import Registry
-from .serializers import Message
 from .statistics import LayerStatistics, Tally
 from .workers import Workers
 
@@ -76,8 +76,13 @@ class Desk:
             self.hub.keep_alive()
 
     def reject(self, body: Body, error: exceptions.DecodingError) -> None:
-        """Count a body that cannot be opened."""
-        self._intake.reject_body(body, self.mailbox.name, error)
+        """Count a body that was taken and cannot be opened: it is not delivered."""
+        name = self.mailbox.name
+        self._intake.reject_body(body, name, error)
+        if self._inbox.mailboxes.get(name) is self.mailbox:
+            self.mailbox.taken -= 1
+        else:  # the channel has ended meanwhile, and what was taken from it is in the tally
+            self._intake.tally.delivered -= 1
 
     def reject_payload(self, channel: bytes, error: exceptions.DecodingError) -> None:
         """Count a payload of a subscription that cannot be decoded."""
@@ -258,24 +263,28 @@ class Process:
 
     def gap_opened(self, reason: str) -> None:
         """See `Listener.gap_opened`: every consumer gets a message, if one is configured."""
+        kind = self._hub.options.on_disconnect
+        # Before the registry: its notices would stand between this gap and the last one.
+        self.inbox.gap_opened(None if kind is None else self._notice(type=kind, reason=reason))
         self.registry.gap_opened(reason)
-        if self._hub.options.on_disconnect is not None:
-            self._tell_all({"type": self._hub.options.on_disconnect, "reason": reason})
 
     def gap_closed(self, gap: Gap) -> None:
         """See `Listener.gap_closed`: every consumer gets a message, if one is configured."""
         self.registry.gap_closed(gap)
         self.announce("gap", gap=gap)
-        if self._hub.options.on_reconnect is not None:
-            self._tell_all({"type": self._hub.options.on_reconnect, "seconds": gap.seconds})
+        kind = self._hub.options.on_reconnect
+        if kind is not None:
+            self.inbox.gap_closed(
+                gap.seconds, lambda seconds: self._notice(type=kind, seconds=seconds)
+            )
 
     def _is_awaited_outside(self, ended: asyncio.AbstractEventLoop | None) -> bool:
         mailboxes = tuple(self.inbox.mailboxes.values())
         is_any = any(mailbox.is_awaited_outside(ended) for mailbox in mailboxes)
         return is_any or self.workers.is_awaited(ended)
 
-    def _tell_all(self, message: Message) -> None:
-        self.inbox.put_to_all(Body.made(self.intake.codec, message, time.monotonic()))
+    def _notice(self, **message: str | float) -> Body:
+        return Body.made(self.intake.codec, dict(message), math.inf)
 
     # Mailboxes, and what is no message
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from types import TracebackType
 
 from . import exceptions
 from .activation import Activation
 from .arguments import require_deadline, require_timeout
-from .gap import Gap
+from .handles import Handle, Tie
 from .ledgers import Promise, PromiseBoard, text_of
 from .names import encode_name
 
 __all__ = ["PromiseSubscription"]
 
 
-class PromiseSubscription:
+class PromiseSubscription(Handle):
     """A prefix under which promises can be made.
 
     Make it with `Multiplexer.new_promise_subscription`. It becomes inactive when the link is lost,
@@ -35,48 +34,26 @@ class PromiseSubscription:
             board: The ledgers of the connection.
             prefix: What the names of all its promises begin with.
         """
+        super().__init__(board.hub, board.registry)
         self.prefix = encode_name(prefix)
-        board.hub.names.require_foreign(self.prefix)
+        self._hub.names.require_foreign(self.prefix)
         self._board = board
-        self._hub = board.hub
-        self._is_closed = False
-        #: The loop on which it was made and with which it ends; None if there was none.
-        self.loop = asyncio._get_running_loop()
         self._outstanding: dict[Promise, None] = {}
         self._ledger = board.hold(self.prefix, self)
         self._activation = Activation(
             self._hub, self._ledger, lambda: (self._ledger.topic,), self.__repr__
         )
-        board.registry.add(self)
+        # Of gaps its ledger hears.
+        self._tie = Tie(self)
+        self._registry.add(self._tie)
 
     def __repr__(self) -> str:
         return f"<PromiseSubscription {self.prefix!r} outstanding={len(self._outstanding)}>"
-
-    async def __aenter__(self) -> PromiseSubscription:
-        try:
-            await self.wait_for_activation(self._hub.options.timeout)
-        except BaseException:  # cancellation too: the context was not entered
-            self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def active(self) -> bool:
         """Whether promises can be made now, because Redis has confirmed the subscription."""
         return self._ledger.is_active and not self._is_closed
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called, or its loop has ended."""
-        return self._is_closed
 
     @property
     def outstanding(self) -> int:
@@ -164,29 +141,16 @@ class PromiseSubscription:
         self._is_closed = True
         self._give_up(reason)
         self._activation.close()
-        self._board.registry.discard(self)
+        self._registry.discard(self._tie)
         self._board.release(self.prefix, self)
 
-    def outlives(self, ended: asyncio.AbstractEventLoop) -> bool:
-        """See `Registered.outlives`."""
-        if self.loop is ended:
-            self.close()
-        return not self._is_closed
-
-    def gap_opened(self, reason: str) -> None:
-        """See `Registered.gap_opened`; its ledger has interrupted its promises."""
-
-    def gap_closed(self, gap: Gap) -> None:
-        """See `Registered.gap_closed`; its ledger is active again."""
+    async def _wait(self, timeout: float) -> None:
+        await self.wait_for_activation(timeout)
 
     def _name(self, suffix: str | bytes) -> bytes:
         name = self.prefix + encode_name(suffix)
         self._hub.names.require_foreign(name)
         return name
-
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise exceptions.SubscriptionIsClosed(what=repr(self))
 
     def _give_up(self, reason: str) -> None:
         promises = list(self._outstanding)

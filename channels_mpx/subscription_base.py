@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import Any, TypeVar
 
 from . import exceptions
@@ -20,6 +19,7 @@ from .activation import Activation
 from .arguments import require_timeout
 from .callbacks import Callbacks, OnMessage
 from .gap import Gap
+from .handles import Handle, Tie
 from .hub import Hub
 from .mailbox import Mailbox
 from .names import Topic
@@ -35,6 +35,38 @@ __all__ = ["Subscription"]
 logger = logging.getLogger("channels_mpx.multiplexer")
 
 Self = TypeVar("Self", bound="Subscription")
+
+
+class _Tie(Tie):
+    """What the connection holds of one subscription, and what its mailbox tells of drops."""
+
+    _handle: Subscription
+
+    def outlives(self, ended: asyncio.AbstractEventLoop) -> bool:
+        """See `Registered.outlives`. Who wants nothing does not go on."""
+        return super().outlives(ended) and self._handle._wants_something()
+
+    def gap_opened(self, reason: str) -> None:
+        """See `Registered.gap_opened`; whoever wants nothing misses nothing."""
+        if self._handle._wants_something():
+            self._handle._ear.gap_opened(reason)
+
+    def gap_closed(self, gap: Gap) -> None:
+        """See `Registered.gap_closed`."""
+        self._handle._ear.gap_closed(gap)
+
+    def overflowed(self, mailbox: Mailbox) -> None:
+        """See `Observer.overflowed`."""
+        if mailbox.policy is not Overflow.CLOSE:
+            logger.warning("! %r is full: dropping messages", self._handle)
+            return
+        logger.warning("! %r is full: closing it", self._handle)
+        self._handle._overflow(len(mailbox))
+
+    def relieved(self, mailbox: Mailbox, dropped: int) -> None:
+        """See `Observer.relieved`."""
+        if mailbox.policy is not Overflow.CLOSE:
+            logger.warning("= %r has caught up; %d messages were dropped", self._handle, dropped)
 
 
 class _Ear(Reception):
@@ -75,7 +107,7 @@ class _Ear(Reception):
         super().interrupted(reason)
 
 
-class Subscription:
+class Subscription(Handle):
     """What channel and pattern subscriptions share.
 
     Args:
@@ -96,21 +128,18 @@ class Subscription:
         topics: Callable[[], Iterable[Topic]],
         handlers: Mapping[bytes, OnMessage | None] | None = None,
     ) -> None:
-        self._hub = hub
-        self._registry = registry
+        super().__init__(hub, registry)
+        self._tie = tie = _Tie(self)
         self._tally = Tally()
-        self._mailbox = bounds.mailbox(type(self).__name__, self._tally, self)
+        self._mailbox = bounds.mailbox(type(self).__name__, self._tally, tie)
         self._ear = _Ear(hub, self._mailbox, callbacks.events, self)
         self._reader = Reader(self, self._mailbox, callbacks, self._ear.taken, handlers)
         self._activation = Activation(hub, self._ear, topics, self.__repr__)
-        self._is_closed = False
-        #: Where the callbacks run; None is for wherever home is.
-        self.loop = asyncio._get_running_loop()
         #: The same reading for code without an event loop.
         self.sync = SyncReading(self, hub)
-        if self.loop is not None:
+        if tie.loop is not None:
             self._reader.begin()
-        registry.add(self, is_held=self._reader.has_callback)
+        registry.add(tie, is_held=self._reader.has_callback)
 
     # Reading
 
@@ -162,28 +191,7 @@ class Subscription:
         """
         await self._activation.wait(require_timeout(timeout))
 
-    async def __aenter__(self: Self) -> Self:
-        try:
-            await self.activated(self._hub.options.timeout)
-        except BaseException:  # cancellation too: the context was not entered
-            self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     # Life
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is over, by `close`, by its overflow, with its loop, or in a forked child."""
-        return self._is_closed
 
     @property
     def dropped(self) -> int:
@@ -216,33 +224,20 @@ class Subscription:
         if not self._is_closed:
             self._is_closed = True
             self._activation.close()
-            self._registry.discard(self)
+            self._registry.discard(self._tie)
             self._hub.tell(self._hub.leave_all, self._ear)
 
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise exceptions.SubscriptionIsClosed(what=repr(self))
+    async def _wait(self, timeout: float) -> None:
+        await self.activated(timeout)
 
     # For the multiplexer, at home
 
-    def outlives(self, ended: asyncio.AbstractEventLoop) -> bool:
-        """See `Registered.outlives`. One that was made on that loop is closed."""
-        if self.loop is ended:
-            self.close()
-        return not self._is_closed and bool(self._hub.wishes_of(self._ear))
-
-    def gap_opened(self, reason: str) -> None:
-        """See `Registered.gap_opened`; whoever wants nothing misses nothing."""
-        if self._hub.wishes_of(self._ear):
-            self._ear.gap_opened(reason)
-
-    def gap_closed(self, gap: Gap) -> None:
-        """See `Registered.gap_closed`."""
-        self._ear.gap_closed(gap)
+    def _wants_something(self) -> bool:
+        return bool(self._hub.wishes_of(self._ear))
 
     def _follow_home(self) -> None:
         """Without a loop of its own the subscription lives at home, wherever that is now."""
-        if self.loop is None:
+        if self._tie.loop is None:
             self._reader.begin()
 
     def _note_refusal(self, topic: Topic, error: Exception) -> None:
@@ -258,19 +253,8 @@ class Subscription:
         if not self._is_closed:
             self._hub.want(topic, self._ear)
 
-    # As an observer of its mailbox
-
-    def overflowed(self, mailbox: Mailbox) -> None:
-        """See `Observer.overflowed`."""
-        if mailbox.policy is not Overflow.CLOSE:
-            logger.warning("! %r is full: dropping messages", self)
-            return
-        logger.warning("! %r is full: closing it", self)
-        self._ear.end(exceptions.SubscriptionOverflow(what=repr(self), waiting=len(mailbox)))
+    def _overflow(self, waiting: int) -> None:
+        """End it after all that waits, because that is too much."""
+        self._ear.end(exceptions.SubscriptionOverflow(what=repr(self), waiting=waiting))
         # Not now: a message is just being given to all subscribers, of whom this is one.
         self._hub.wake(self._end)
-
-    def relieved(self, mailbox: Mailbox, dropped: int) -> None:
-        """See `Observer.relieved`."""
-        if mailbox.policy is not Overflow.CLOSE:
-            logger.warning("= %r has caught up; %d messages were dropped", self, dropped)

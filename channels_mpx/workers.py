@@ -21,16 +21,15 @@ from .intake import Intake
 from .mailbox import Item, Mailbox
 from .names import Kind, Topic
 from .scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP
+from .serializers import Message
+from .wire import PASSING
 
 __all__ = ["Job", "Queue", "Workers"]
 
 logger = logging.getLogger("channels_mpx.layer")
 
-#: Seconds before a queue whose server could not answer is asked again.
+#: Seconds before a queue is asked again whose server could not answer until a command's deadline.
 PAUSE = 1.0
-
-#: Errors that pass: the server is busy or starting (Redis source, ``shared`` error objects).
-PASSING = frozenset({"BUSY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "READONLY"})
 
 
 class Job:
@@ -89,6 +88,7 @@ class Queue:
                     return
         except exceptions.CommandRefused as error:
             if error.code in PASSING:
+                # Scripts are tried again until their deadline, but a reader has none.
                 asyncio.get_running_loop().call_later(PAUSE, self.pump)
             else:
                 self._fail(error)
@@ -261,15 +261,21 @@ class Workers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def read(self, job: Item, channel: str) -> dict[str, object] | None:
-        """Return the message in a job; None if it is garbage.
+    def read(self, job: Item, queue: Queue) -> Message | None:
+        """Return the message in a job that was taken from a queue's mailbox; None if it is garbage.
 
         Raises:
             CommandRefused: There is no message, and there will be none.
         """
         assert isinstance(job, Job)
+        message = self._open(job, queue.channel) if job.error is None else None
+        if message is None:
+            queue.mailbox.taken -= 1  # nobody gets anything
         if job.error is not None:
             raise job.error
+        return message
+
+    def _open(self, job: Job, channel: str) -> Message | None:
         name = self.hub.names.queue(channel)
         header = self._intake.unwrap(job.payload, name)
         if header is None:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from channels_mpx import LinkLost, MultiplexedChannelLayer
+from tests.children import ROOT, Child, environment
 from tests.servers import RedisServer
-
-ROOT = Path(__file__).parent.parent
 
 #: Options with which losses and expiries happen at the pace of a test.
 QUICK: dict[str, Any] = {"timeout": 5, "max_reconnect_delay": 0.1}
 
 #: Nothing but the loss of the TCP connection is noticed: the negative control of liveness tests.
 UNWATCHED: dict[str, Any] = {"ping_interval": 3600, "ping_timeout": 3600, "probe_interval": 3600}
+
+
+#: Requests that are under way at a time where there are many.
+IN_FLIGHT = 64
 
 
 @contextlib.asynccontextmanager
@@ -92,6 +93,19 @@ async def answering(
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def ask_many(layer: Any, channel: str, total: int) -> dict[int, dict[str, Any]]:
+    """Make so many requests, numbered from 0, `IN_FLIGHT` at a time; return each one's reply."""
+    numbers = iter(range(total))
+    replies: dict[int, dict[str, Any]] = {}
+
+    async def ask() -> None:
+        for number in numbers:
+            replies[number] = await layer.request(channel, {"number": number})
+
+    await asyncio.gather(*(ask() for _ in range(IN_FLIGHT)))
+    return replies
+
+
 async def settle(layer: MultiplexedChannelLayer, channel: str) -> list[dict[str, Any]]:
     """Return what a channel holds once everything sent to it before has arrived.
 
@@ -150,11 +164,6 @@ def resident_memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """Return the environment for another Python process that runs our code."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **extra}
-
-
 def run_script(
     source: str, *arguments: str, strict: bool = True, timeout: float = 60, **env: str
 ) -> str:
@@ -185,32 +194,20 @@ class Peer:
     """
 
     def __init__(self, server: RedisServer, **config: Any) -> None:
-        self._config = {"hosts": [server.url], **config}
-        self._process: asyncio.subprocess.Process
-        self._stderr = tempfile.TemporaryFile()
+        config = {"hosts": [server.url], **config}
+        self._child = Child("tests.integration.peer", config, "-X", "dev", "-W", "error")
 
     async def __aenter__(self) -> Peer:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-X", "dev", "-W", "error", "-m", "tests.integration.peer"),
-            json.dumps(self._config),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=self._stderr,
-            cwd=ROOT,
-            env=environment(),
-            limit=2**24,
-        )
+        await self._child.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._process.returncode is None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            await asyncio.wait_for(self._process.wait(), 20)
-            self._stderr.seek(0)
-            assert not (text := self._stderr.read()), text.decode()
-        self._stderr.close()
+        if self._child.is_running:
+            status = await self._child.end()
+            errors = self._child.errors
+            assert not status, f"exit status {status}\n{errors}"
+            assert not errors, errors
+        self._child.close()
 
     async def call(self, verb: str, *arguments: Any) -> Any:
         """Have it call a verb; return what that returns.
@@ -218,19 +215,11 @@ class Peer:
         Raises:
             RuntimeError: The verb raised; the text begins with the error's class.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([verb, *arguments]).encode() + b"\n")
-        line = await asyncio.wait_for(self._process.stdout.readline(), 60)
-        if not line:
-            self._stderr.seek(0)
-            raise AssertionError(f"the peer has died: {self._stderr.read().decode()[-4000:]}")
-        answer = json.loads(line)
+        answer = await self._child.ask(verb, *arguments, timeout=60)
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer["value"]
 
     async def kill(self) -> None:
         """End it at once, with SIGKILL."""
-        self._process.kill()
-        await self._process.wait()
+        await self._child.kill()

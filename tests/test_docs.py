@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import inspect
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -31,8 +32,12 @@ from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
 from channels_mpx import ClosedError, ConfigurationError, MultiplexedChannelLayer, exceptions
+from channels_mpx.exporters.prometheus import LayerCollector
+from channels_mpx.lag import Lag
 from channels_mpx.options import Options
 from channels_mpx.router import TRANSITIONS
+from channels_mpx.statistics import HubStatistics, LayerStatistics
+from channels_mpx.wire import Loss
 from tests.helpers import eventually
 from tests.installed import write_metadata
 from tests.integration.test_connection import MINIMAL
@@ -190,6 +195,81 @@ def test_deploy_lists_the_commands_that_are_needed() -> None:
     assert {rule for rule in rules if rule.startswith("+")} == set(MINIMAL.split())
 
 
+# Running it
+
+
+def test_operate_says_what_each_record_asks_for() -> None:
+    """The page has a row for every record that wants somebody's attention, and no other."""
+    page = DOCS / "howto" / "operate.md"
+    records = {record for path in PACKAGE.rglob("*.py") for record in logged(path)}
+    shown = [cell.strip("`") for cell, _ in rows(page, "| Record | Do |")]
+    assert sorted(shown) == sorted(
+        text for _, level, text in records if level not in ("INFO", "DEBUG")
+    )
+
+
+def test_operate_explains_every_metric() -> None:
+    """The page has a row for each metric, under its name in Prometheus, and the number behind it."""
+    page = DOCS / "howto" / "operate.md"
+    table = [
+        (name.strip("`"), number.strip("`").split("."))
+        for name, number, _ in rows(page, "| Metric | In `statistics()` | Ask |")
+    ]
+    given = [
+        sample.name.removeprefix("channels_mpx_") + "_total" * (sample.type == "counter")
+        for sample in LayerCollector().describe()
+    ]
+    assert [name for name, _ in table] == given
+    fields_of = {"": LayerStatistics, "connection": HubStatistics, "lag": Lag}
+    for _, (*owner, field) in table:
+        assert field in {each.name for each in fields(fields_of["".join(owner)])}
+
+
+def test_operate_explains_every_loss() -> None:
+    """The page has a row for each kind of reason for which a link is lost."""
+    page = DOCS / "howto" / "operate.md"
+    shown = [cell.strip("`") for cell, *_ in rows(page, "| `reason` | Means | What to do |")]
+    assert shown == [loss.value for loss in Loss]
+
+
+def test_secure_has_a_user_who_only_publishes(make_redis: Callable[..., RedisServer]) -> None:
+    """He can publish what he is for, and nothing under the prefix; he cannot listen either."""
+    rules = (EXAMPLES / "acl-publisher.txt").read_text().removeprefix("ACL SETUSER ").strip()
+    server = make_redis(users=[rules])
+    with redis.Redis(port=server.port, username="feed", password="secret") as client:
+        assert client.execute_command("PUBLISH", "price.apple", "3") == 0
+        for words in (
+            ("PUBLISH", "mpx:group:room", "x"),
+            ("SUBSCRIBE", "price.apple"),
+            ("PUBSUB", "CHANNELS"),
+            ("RPUSH", "mpx:queue:work", "x"),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*words)
+
+
+@pytest.mark.parametrize("form", ["url", "dict"])
+async def test_no_record_holds_a_password(
+    make_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    """Neither while it is right nor when it is wrong, at any level, of any logger."""
+    caplog.set_level(logging.DEBUG)
+    secret, key = "hunter-two", "hunter-three"
+    server = make_redis(users=[f"site on >{secret} ~* &* +@all"])
+    hosts: Any = server.url_for("site", secret)
+    if form == "dict":
+        hosts = {"host": server.host, "port": server.port, "username": "site", "password": secret}
+    async with open_layer([hosts], symmetric_encryption_keys=[key]) as layer:
+        await layer.new_channel()
+        server.command("ACL", "SETUSER", "site", "resetpass", ">another")
+        server.command("CLIENT", "KILL", "USER", "site")
+        await eventually(lambda: "no link to" in caplog.text)
+        told = f"{layer!r} {layer.statistics()} {layer.health(0)} {caplog.text}"
+    assert "username-password" in told
+    assert secret not in told
+    assert key not in told
+
+
 # Links and code
 
 
@@ -209,6 +289,15 @@ def test_page_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in slugs, target
     for included in re.findall(r"```\{literalinclude\} (\S+)", text):
         assert (page.parent / included).is_file(), included
+
+
+def test_pages_name_tests_that_exist() -> None:
+    """Whoever says which test shows it says the truth."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    known = set(re.findall(r"\bdef (test_\w+)\(", tests))
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    assert len(named) > 50
+    assert named <= known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))

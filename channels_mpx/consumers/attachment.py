@@ -20,10 +20,10 @@ __all__ = ["Attachment", "Listening"]
 class Listening(Protocol):
     """A consumer, as what it hears sees it."""
 
-    async def hear_message(self, message: PubSubMessage) -> None:
+    async def _hear_message(self, message: PubSubMessage) -> None:
         """Handle a message of one of its subscriptions."""
 
-    async def hear_notice(self, notice: Notice) -> None:
+    async def _hear_notice(self, notice: Notice) -> None:
         """Handle news about its subscriptions or the connection."""
 
 
@@ -34,7 +34,7 @@ class _Message(PubSubMessage):
 
     async def deliver_to(self, consumer: Listening) -> None:
         """Have it handled."""
-        await consumer.hear_message(self)
+        await consumer._hear_message(self)
 
 
 class _Notice(Notice):
@@ -44,7 +44,7 @@ class _Notice(Notice):
 
     async def deliver_to(self, consumer: Listening) -> None:
         """Have it handled."""
-        await consumer.hear_notice(self)
+        await consumer._hear_notice(self)
 
 
 class _Wish:

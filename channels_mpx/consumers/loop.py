@@ -100,6 +100,11 @@ class ConsumerLoop:
         item = self._item
         return item.event if type(item) is ClientEvent else None
 
+    @property
+    def has_lost_client(self) -> bool:
+        """See `Pump.has_ended`."""
+        return self._pump.has_ended
+
     async def opened(self) -> None:
         """See `Pump.opened`."""
         await self._pump.opened()

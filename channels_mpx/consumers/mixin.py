@@ -81,6 +81,7 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
     gap_policy: str | GapPolicy = GapPolicy.NOTIFY
     gap_close_code: int = 1012  # service restart: RFC 6455's registry of close codes
 
+    base_send: Any
     channel_layer: Any
     channel_name: str
 
@@ -130,10 +131,14 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
         pump = Pump(receive, self.read_ahead, self._client_event)
         events = self._events()
         self.channel_layer = layer
-        # This very object keeps the channel alive, whatever becomes of the attribute.
-        self.channel_name = name = await layer.new_channel()
-        self.channel_receive = functools.partial(layer.receive, name)
         self.base_send = async_to_sync(send) if self._sync else send
+        # This very object keeps the channel alive, whatever becomes of the attribute.
+        try:
+            self.channel_name = name = await layer.new_channel()
+        except exceptions.LinkError as error:
+            await self._go_without_channel(error, receive)
+            return
+        self.channel_receive = functools.partial(layer.receive, name)
         self._desk = desk = layer.desk(name)
         self._attachment = Attachment(desk.hub, desk.registry, desk.mailbox, events)
         try:
@@ -216,11 +221,11 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
     def _gap_policy(self) -> GapPolicy:
         return choose(GapPolicy, f"gap_policy of {type(self).__name__}", self.gap_policy)
 
-    async def hear_message(self, message: PubSubMessage) -> None:
-        """See `Listening.hear_message`; for mixins with subscriptions."""
+    async def _hear_message(self, message: PubSubMessage) -> None:
+        """See `Listening._hear_message`; for mixins with subscriptions."""
 
-    async def hear_notice(self, notice: Notice) -> None:
-        """See `Listening.hear_notice`."""
+    async def _hear_notice(self, notice: Notice) -> None:
+        """See `Listening._hear_notice`."""
         event = notice.event
         if not self._attachment.is_news(notice):
             return
@@ -261,6 +266,12 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
 
     def _accept_layer(self, layer: object) -> None:
         """Called with a layer that is not ours, or None, before plain Channels goes on with it."""
+
+    async def _go_without_channel(
+        self, error: exceptions.LinkError, receive: Callable[[], Awaitable[Event]]
+    ) -> None:
+        """Called instead of all the rest if there is no channel. Raises, or tells the client."""
+        raise error
 
     async def _begin(self) -> None:
         """Called when the channel is there, before anything is handled."""

@@ -81,6 +81,9 @@ class Pump:
         read_ahead: The most events that are read and not taken yet.
         notice: Called with each event when it comes, whatever the consumer is doing.
 
+    Attributes:
+        has_ended: Whether the client has gone away, or ``receive`` has failed.
+
     Raises:
         ConfigurationError: ``read_ahead`` is not a positive number.
     """
@@ -100,6 +103,7 @@ class Pump:
         self._notice = notice
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
+        self.has_ended = False
         self._room: asyncio.Future[None] | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
@@ -153,10 +157,12 @@ class Pump:
                 if not self._opened.done():
                     self._opened.set_result(None)
                 if is_last(event):
+                    self.has_ended = True
                     passed: asyncio.Future[None] = self._loop.create_future()
                     mailbox.force(_Milestone(passed))
                     await passed
         except BaseException as error:  # the server's, or of a middleware in between
+            self.has_ended = True
             mailbox.force(_Failure(error))
             if not self._opened.done():
                 self._opened.set_result(None)

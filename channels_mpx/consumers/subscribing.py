@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
+
+from channels.exceptions import StopConsumer
 
 from channels_mpx import exceptions
 from channels_mpx.ledgers import text_of
@@ -12,13 +14,12 @@ from channels_mpx.reception import PubSubMessage
 
 from .mixin import MultiplexedConsumerMixin, is_computed
 from .payloads import decoder
+from .pump import Event, is_last
+from .refusal import OPENED_BY_CLIENT, explain, turn_away
 
 __all__ = ["ChannelSubscriptionMixin", "PatternSubscriptionMixin", "SubscriptionMixin"]
 
 Name = str | bytes
-
-#: Connections that an event of the client opens: before it nothing can be sent.
-OPENED_BY_CLIENT = frozenset({"http", "websocket"})
 
 
 class SubscriptionMixin(MultiplexedConsumerMixin):
@@ -27,6 +28,8 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
     Attributes:
         payload: What handlers get of a payload: ``bytes``, ``text``, ``json`` or ``msgpack``.
         bad_payloads: How many payloads this consumer could not decode.
+        unavailable_close_code: The WebSocket close code for clients that come while Redis cannot
+            confirm the names of class attributes.
 
     Raises:
         ConfigurationError: There is no such ``payload``; or the consumer is a synchronous one, whose
@@ -35,6 +38,7 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
 
     payload: str = "bytes"
     bad_payloads: int = 0
+    unavailable_close_code: int = 1013  # try again later: IANA's registry of close codes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -76,10 +80,33 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
             return
         for topic in topics:
             self._desk.hub.names.require_foreign(topic.name)
-        if self.scope.get("type") in OPENED_BY_CLIENT:
-            assert self._mpx is not None
-            await self._mpx.opened()  # else what comes now would be handled before it
-        await self._attachment.join(topics)
+        if self.scope.get("type") not in OPENED_BY_CLIENT:
+            await self._attachment.join(topics)
+            return
+        loop = self._mpx
+        assert loop is not None
+        await loop.opened()  # else what comes now would be handled before it
+        try:
+            await self._attachment.join(topics)
+        except exceptions.LinkError as error:
+            await self._turn_away(topics, error, loop.has_lost_client)
+            raise StopConsumer from error
+
+    async def _go_without_channel(
+        self, error: exceptions.LinkError, receive: Callable[[], Awaitable[Event]]
+    ) -> None:
+        topics = list(self._declared())
+        if not topics or self.scope.get("type") not in OPENED_BY_CLIENT:
+            raise error
+        await self._turn_away(topics, error, is_last(await receive()))
+
+    async def _turn_away(
+        self, topics: Sequence[Topic], error: exceptions.LinkError, has_left: bool
+    ) -> None:
+        """Say that the names of the class attributes cannot be had, to the log and to the client."""
+        explain(type(self), topics, error)
+        if not has_left:
+            await turn_away(self.scope, self.base_send, error, self.unavailable_close_code)
 
     def _declared(self) -> Iterable[Topic]:
         """Return what the class attributes say; each mixin adds its own."""
@@ -105,8 +132,8 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
             [Topic(kind, encode_name(name)) for name in names or self._attachment.names(kind)]
         )
 
-    async def hear_message(self, message: PubSubMessage) -> None:
-        """See `Listening.hear_message`."""
+    async def _hear_message(self, message: PubSubMessage) -> None:
+        """See `Listening._hear_message`."""
         if not self._attachment.heeds(message):
             return  # it waited while a handler unsubscribed
         channel = message.channel

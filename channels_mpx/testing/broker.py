@@ -8,7 +8,6 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 from channels.layers import channel_layers
@@ -92,12 +91,7 @@ class Broker(MemoryBroker):
     def __enter__(self) -> Broker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def layer(self, **config: Any) -> MultiplexedChannelLayer:

@@ -24,6 +24,9 @@ MESSAGE["text"] = MESSAGE["text"][:60]
 CAPACITY = 1_000_000
 """Messages that a channel may hold: more than any row sends, so that no layer drops."""
 
+STALL = 2.0
+"""Seconds without a delivery after which what is missing counts as dropped."""
+
 LOOPS = ("asyncio", "uvloop")
 
 

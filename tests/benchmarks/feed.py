@@ -5,17 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from types import TracebackType
 
 from tests.benchmarks.apps import GROUP
 from tests.benchmarks.context import Context, Result
+from tests.benchmarks.processes import command, ended
 
 AHEAD = 40
 """Messages that are under way in a flood: receivers always have work, and none piles up."""
 STEP = 8
 """Messages that the sender is allowed at a time, as the receivers proceed."""
-STALL = 2.0
-"""Seconds without a delivery after which what is missing counts as dropped."""
 
 
 class Feed:
@@ -41,9 +39,9 @@ class Feed:
         self._receivers = receivers
         self.sent = 0
         self.mark = 0
+        options = ["--stamped"] * stamped
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.feeder", context.peer, context.loop,
-             context.url, GROUP, *["--stamped"] * stamped],
+            command("feeder", context.peer, context.loop, context.url, GROUP, *options),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -53,12 +51,7 @@ class Feed:
     def __enter__(self) -> Feed:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()
@@ -108,8 +101,7 @@ class Feed:
 
     def _failure(self) -> RuntimeError:
         _, errors = self._process.communicate(timeout=30)
-        last = errors.decode(errors="replace").strip().splitlines()[-1:]
-        return RuntimeError(f"the sending process ended: {last}")
+        return ended("sending", errors)
 
 
 class Watch:

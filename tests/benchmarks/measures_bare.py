@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.benchmarks.context import Context, Result, level
+from tests.benchmarks.processes import running
 from tests.benchmarks.server import ServerView
 
 CHANNEL = "bench.bare"
@@ -54,18 +54,12 @@ async def _measure(context: Context, count: int, counter: Counter) -> Result:
             raise RuntimeError(f"{CHANNEL} was not subscribed within 4 s")
     level()
     address = urlsplit(context.url)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.blast",
-        str(address.hostname), str(address.port), CHANNEL, str(WARM_UP + count),
-    )  # fmt: skip
-    try:
-        await asyncio.wait_for(counter.done.wait(), 40)
-    except asyncio.TimeoutError:
-        raise RuntimeError(f"{counter.seen} of {WARM_UP + count} messages came") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    arguments = [str(address.hostname), str(address.port), CHANNEL, str(WARM_UP + count)]
+    async with running("blast", *arguments, streams=None):
+        try:
+            await asyncio.wait_for(counter.done.wait(), 40)
+        except asyncio.TimeoutError:
+            raise RuntimeError(f"{counter.seen} of {WARM_UP + count} messages came") from None
     return {"value": count / counter.seconds, "messages": count}
 
 

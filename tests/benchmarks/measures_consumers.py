@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from tests.benchmarks.apps import install_layer, listener
-from tests.benchmarks.context import MESSAGE, Context, Result, level, settle
-from tests.benchmarks.feed import STALL, Feed, Watch
+from tests.benchmarks.context import MESSAGE, STALL, Context, Result, level, settle
+from tests.benchmarks.feed import Feed, Watch
 
 WARM_UP = 1.0
 """Seconds of flood before the clock starts."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
 
 from tests.benchmarks.context import (
     MESSAGE,
@@ -17,6 +15,7 @@ from tests.benchmarks.context import (
     resident_bytes,
     settle,
 )
+from tests.benchmarks.processes import next_line, running
 from tests.benchmarks.receivers import Receivers, members
 from tests.benchmarks.server import ServerView
 
@@ -141,21 +140,6 @@ async def group_1000(context: Context) -> Result:
     return result
 
 
-async def _line(process: Process) -> bytes:
-    """Read one line from the other process.
-
-    Raises:
-        RuntimeError: It ended instead; its last line of errors is the text.
-    """
-    assert process.stdout is not None
-    assert process.stderr is not None
-    line = await asyncio.wait_for(process.stdout.readline(), 30)
-    if not line:
-        errors = (await process.stderr.read()).decode(errors="replace").strip()
-        raise RuntimeError(f"the flooding process ended: {errors.splitlines()[-1:]}")
-    return line
-
-
 async def flood(context: Context) -> Result:
     """Another process, with the same layer, floods a group of ten in this one.
 
@@ -168,12 +152,8 @@ async def flood(context: Context) -> Result:
     await settle()
     receivers.expect(warm_up * 10)
     arguments = [context.peer, context.loop, context.url, "bench", str(warm_up), str(count)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.flood", *arguments,
-        stdin=PIPE, stdout=PIPE, stderr=PIPE,
-    )  # fmt: skip
-    try:
-        await _line(process)
+    async with running("flood", *arguments) as process:
+        await next_line(process, "flooding")
         await receivers.wait(10)
         assert process.stdin is not None
         receivers.expect(count * 10)
@@ -183,11 +163,7 @@ async def flood(context: Context) -> Result:
         await receivers.wait(context.window)
         result = _rate(receivers, started, count * 10)
         if receivers.stalled:
-            await _line(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+            await next_line(process, "flooding")
     await receivers.close()
     return result
 

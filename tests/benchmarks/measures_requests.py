@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from tests.benchmarks.context import MESSAGE, Context, Result, level, percentile, settle
+from tests.benchmarks.processes import ended, next_line, running
 
 TIMEOUT = 10.0
 IN_FLIGHT = 64
@@ -92,31 +91,13 @@ async def _replier(context: Context) -> AsyncIterator[str]:
     """Run the other process; yield its consumer's channel.
 
     Raises:
-        RuntimeError: It ended; its last line of errors is the text.
+        RuntimeError: It ended too early, or failed at its end.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.replier", context.peer, context.loop, context.url,
-        stdin=PIPE, stdout=PIPE, stderr=PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        line = await asyncio.wait_for(process.stdout.readline(), 30)
-        if not line:
-            raise RuntimeError(await _last_words(process))
-        yield line.decode().strip()
-        if await asyncio.wait_for(_last_words(process), 20):
-            raise RuntimeError("the answering process failed at its end")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _last_words(process: Process) -> str:
-    """Close its input, wait for its end, and return its last line of errors if it failed."""
-    _, errors = await process.communicate(b"")
-    lines = errors.decode(errors="replace").strip().splitlines()
-    return f"the answering process ended: {lines[-1:]}" if process.returncode else ""
+    async with running("replier", context.peer, context.loop, context.url) as process:
+        yield (await next_line(process, "answering")).decode().strip()
+        _, errors = await asyncio.wait_for(process.communicate(b""), 20)
+        if process.returncode:
+            raise ended("answering", errors)
 
 
 async def _ask(asker: Asker, channel: str, number: int) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import closing
 
 from tests.benchmarks.clients import Clients, TimingClient
-from tests.benchmarks.context import Context, Result, level, percentile
-from tests.benchmarks.feed import STALL, Feed, Watch
+from tests.benchmarks.context import STALL, Context, Result, level, percentile
+from tests.benchmarks.feed import Feed, Watch
 from tests.benchmarks.webserver import WebServer
 
 WARM_UP = 1.0

@@ -6,10 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from tests.benchmarks.context import ChannelLayer
-
-STALL = 2.0
-"""Seconds without a delivery after which what is missing counts as dropped."""
+from tests.benchmarks.context import STALL, ChannelLayer
 
 
 class Receivers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from types import TracebackType
 from typing import Any
 
 from tests.servers import RedisServer
@@ -31,12 +30,7 @@ class ServerView:
     def __enter__(self) -> ServerView:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._redis.close()
 
     def version(self) -> str:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from types import TracebackType
 
 from tests.benchmarks.context import Context
 from tests.servers import HOST, free_port
@@ -44,12 +43,7 @@ class WebServer:
     def __enter__(self) -> WebServer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._process.kill()
         self._process.wait()
         if error is not None:

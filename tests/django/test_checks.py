@@ -235,6 +235,14 @@ def test_options_that_are_no_names() -> None:
     assert [message[0] for message in found(check_settings, a=entry)] == ["E005"]
 
 
+def test_sentinels_that_nobody_can_ask() -> None:
+    """An error of the settings, and nothing to say of production."""
+    for sentinels in (5, ["localhost"], [("localhost", 0)]):
+        host = {"sentinels": sentinels, "master_name": "m"}
+        assert ids(check_settings, host) == ["E004"]
+        assert ids(check_deployment, host) == []
+
+
 # Production
 
 
@@ -265,7 +273,7 @@ def test_options_that_are_no_names() -> None:
         ({"sentinels": [("redis", 1)], "master_name": "m"}, ["W011", "W012", "W013"]),
         ({"sentinels": [("localhost", 1)], "master_name": "m"}, ["W013"]),
         ({"sentinels": [("localhost", 1), ("b", 2)], "master_name": "m"}, ["W011", "W012", "W013"]),
-        ({"sentinels": 5, "master_name": "m"}, ["W013"]),
+        ({"sentinels": {("localhost", 1)}, "master_name": "m"}, ["W013"]),
         (
             {"sentinels": [("a", 1)], "master_name": "m", "ssl": True, "password": "x"},
             ["W013"],

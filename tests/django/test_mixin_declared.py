@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from channels.consumer import AsyncConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
-from channels_mpx import ClosedError, CommandRefused, LinkUnavailable
+from channels_mpx import ClosedError
 from channels_mpx.consumers import ChannelSubscriptionMixin, PatternSubscriptionMixin
-from channels_mpx.testing import Broker
 from tests.django.client import Client, is_empty, others, quiet
 from tests.django.talk import (
     Declared,
@@ -27,7 +25,6 @@ from tests.django.talk import (
 )
 from tests.helpers import eventually
 from tests.layers import open_layer
-from tests.servers import RedisServer
 
 __all__ = ["default", "place", "quiet"]
 
@@ -118,34 +115,6 @@ async def test_mixins_in_the_other_order(layer: Any, place: Place) -> None:
     heard = [await talker.next() for _ in range(2)]
     assert sorted(heard) == [["channel", "one", "1"], ["pattern", "o*", "one", "1"]]
     await talker.leave()
-
-
-async def test_class_attributes_that_redis_refuses(
-    make_redis: Callable[..., RedisServer], default: Any
-) -> None:
-    """The consumer ends with the reason before it has handled anything."""
-    server = make_redis(users=["ada on >ada ~mpx:* &mpx:* &news +@all"])
-    async with open_layer([server.url_for("ada", "ada")]) as layer:
-        default(layer)
-        client = Client(Declared)
-        client.give("websocket.connect")
-        with pytest.raises(CommandRefused) as caught:
-            await client.end()
-        assert (caught.value.code, client.sent) == ("NOPERM", [])
-        await eventually(lambda: is_empty(layer))
-
-
-async def test_class_attributes_without_a_link(default: Any) -> None:
-    """The consumer ends at the deadline."""
-    broker = Broker()
-    layer = default(broker.layer(timeout=0.2, max_reconnect_delay=0.05))
-    await layer.new_channel()
-    with broker.down():
-        client = Client(Declared)
-        client.give("websocket.connect")
-        with pytest.raises(LinkUnavailable):
-            await client.end()
-    await eventually(lambda: is_empty(layer))
 
 
 # Many

@@ -9,10 +9,10 @@ import asyncio
 import json
 import logging
 import sys
-import threading
 from typing import Any
 
 from channels_mpx import MultiplexedChannelLayer
+from tests.children import serve
 
 
 class Servant:
@@ -58,34 +58,20 @@ class Servant:
                 answered += 1
         return answered
 
-    async def do(self, verb: str, *arguments: Any) -> Any:
-        """Carry out one verb."""
+    async def do(self, verb: str, *arguments: Any) -> dict[str, Any]:
+        """Carry out one verb; return its value, or the error that it raised."""
         own = getattr(self, verb, None) or getattr(self._layer, verb)
-        return await own(*arguments)
+        try:
+            return {"value": await own(*arguments)}
+        except Exception as error:  # any: it is the caller's, on the other side
+            return {"error": f"{type(error).__name__}: {error}"}
 
 
 async def main() -> None:
     """Serve until stdin ends."""
     logging.getLogger("asyncio").setLevel("ERROR")  # how busy the machine is does not matter
     layer = MultiplexedChannelLayer(**json.loads(sys.argv[1]))
-    servant = Servant(layer)
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[str] = asyncio.Queue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            loop.call_soon_threadsafe(lines.put_nowait, line)
-        loop.call_soon_threadsafe(lines.put_nowait, "")
-
-    threading.Thread(target=read, daemon=True).start()
-    while line := await lines.get():
-        verb, *arguments = json.loads(line)
-        try:
-            answer = {"value": await servant.do(verb, *arguments)}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    await serve(Servant(layer).do)
 
 
 if __name__ == "__main__":

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
 from channels_mpx import ForeignChannel, MultiplexedChannelLayer, UnknownChannel
 from tests.helpers import eventually
-from tests.layers import Peer, group_subscriptions, open_layer, receive
+from tests.layers import Peer, group_subscriptions, receive
 from tests.servers import RedisServer
-
-
-@pytest.fixture
-async def layer(redis_server: RedisServer) -> AsyncIterator[MultiplexedChannelLayer]:
-    """Our own layer."""
-    async with open_layer(redis_server) as layer:
-        yield layer
-
-
-@pytest.fixture
-async def peer(redis_server: RedisServer) -> AsyncIterator[Peer]:
-    """Another process with a layer on the same server."""
-    async with Peer(redis_server) as peer:
-        yield peer
 
 
 async def test_group_send_crosses_processes(layer: MultiplexedChannelLayer, peer: Peer) -> None:

@@ -507,7 +507,7 @@ async def test_multiplexer_286_tasks_are_kept(mpx: Multiplexer) -> None:
         await mpx.publish("chan", payload)
     await eventually(lambda: sorted(got) == [b"1", b"1", b"2", b"2"])
     assert all(
-        task in {subscription._reader._task for subscription in mpx._registry._held}  # type: ignore[attr-defined]
+        task in {tie._handle._reader._task for tie in mpx._registry._held}  # type: ignore[attr-defined]
         for task in asyncio.all_tasks()
         if "Reader" in repr(task)
     )

@@ -6,16 +6,16 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from channels_mpx import LinkLost, MultiplexedChannelLayer, NoListener, RequestTimeout
 from tests.helpers import eventually
 from tests.layers import (
+    IN_FLIGHT,
     Peer,
     answering,
+    ask_many,
     clients,
     connections_received,
     kill_clients,
@@ -25,22 +25,6 @@ from tests.layers import (
     subscriptions,
 )
 from tests.servers import RedisServer
-
-IN_FLIGHT = 64
-
-
-@pytest.fixture
-async def layer(redis_server: RedisServer) -> AsyncIterator[MultiplexedChannelLayer]:
-    """Our own layer."""
-    async with open_layer(redis_server) as layer:
-        yield layer
-
-
-@pytest.fixture
-async def peer(redis_server: RedisServer) -> AsyncIterator[Peer]:
-    """The other process."""
-    async with Peer(redis_server) as peer:
-        yield peer
 
 
 @pytest.mark.parametrize("kind", ["direct", "worker"])
@@ -53,15 +37,8 @@ async def test_ten_thousand_requests_to_another_process(
     serving = asyncio.ensure_future(peer.call("echo", channel, total))
     if kind == "worker":
         await eventually(lambda: "mpx:bell:work" in subscriptions(redis_server))
-    numbers = iter(range(total))
-    replies: dict[int, Any] = {}
-
-    async def ask() -> None:
-        for number in numbers:
-            replies[number] = (await layer.request(channel, {"number": number}))["echo"]
-
-    await asyncio.gather(*(ask() for _ in range(IN_FLIGHT)))
-    assert replies == {number: number for number in range(total)}
+    replies = await ask_many(layer, channel, total)
+    assert replies == {number: {"echo": number} for number in range(total)}
     assert await serving == total
     statistics = layer.statistics()
     assert statistics.requests == 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.helpers import eventually
-from tests.layers import Peer, open_layer, receive
+from tests.layers import QUICK, Peer, is_active, kill_clients, open_layer, receive
 from tests.servers import RedisServer
 
 MEGABYTE = 2**20
@@ -75,6 +75,23 @@ async def test_flood_above_the_capacity_is_counted_exactly(redis_server: RedisSe
         assert layer.statistics().waiting == 100
         assert layer.statistics().dropped["full"] == 4900
         assert [(await receive(layer, channel))["number"] for _ in range(100)] == list(range(100))
+
+
+async def test_full_consumer_hears_of_a_lost_connection(redis_server: RedisServer) -> None:
+    """Of both ends of the gap, in order, though it has no room for messages; nothing is dropped."""
+    notices = {"on_disconnect": "gap.opened", "on_reconnect": "gap.closed"}
+    async with open_layer(redis_server, capacity=5, **QUICK, **notices) as layer:
+        channel = await layer.new_channel()
+        for number in range(5):
+            await layer.send(channel, {"type": str(number)})
+        for epoch in (2, 3):
+            kill_clients(redis_server)
+            await eventually(lambda epoch=epoch: layer.statistics().connection.epoch == epoch)
+            await eventually(lambda: is_active(layer))
+        assert layer.statistics().dropped["full"] == 0
+        heard = [(await receive(layer, channel))["type"] for _ in range(7)]
+        assert heard == [*"01234", "gap.opened", "gap.closed"]
+        assert layer.statistics().waiting == 0
 
 
 async def test_server_that_cuts_a_slow_subscriber_is_survived(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
-import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.children import Child
 from tests.helpers import eventually
-from tests.layers import ROOT, environment
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tests.soak.faults import FAULTS, USER, World
@@ -23,62 +20,43 @@ from tests.soak.faults import FAULTS, USER, World
 #: Seconds from the beginning of one fault to that of the next.
 INTERVAL = 3.0
 
-#: Bytes of the longest answer of a member.
-LIMIT = 2**27
-
 #: A record of the layer about what the faults do to it; see `docs/reference/logging.md`.
 EXPECTED = re.compile(r"\d\d:\d\d:\d\d channels_mpx\.\w+ ([x!=]|popping from) ")
 
 
 class Member:
-    """A process of the soak, from outside; see `tests.soak.member`."""
+    """A process of the soak, from outside; see `tests.soak.member`.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: Its name.
+        url: The server, behind the proxy.
+        members: Everybody's names.
+    """
+
+    def __init__(self, name: str, url: str, members: list[str]) -> None:
         self.name = name
         self.log = self.complaints = ""
-        self._stderr = tempfile.TemporaryFile()
-        self._process: asyncio.subprocess.Process
+        config = {"url": url, "name": name, "members": members}
+        self._child = Child("tests.soak.member", config, "-W", "error")
         self._asking = asyncio.Lock()
 
-    async def start(self, url: str, members: list[str]) -> None:
+    async def start(self) -> None:
         """Start the process."""
-        config = json.dumps({"url": url, "name": self.name, "members": members})
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "tests.soak.member", config),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=self._stderr,
-            cwd=ROOT,
-            env=environment(),
-            limit=LIMIT,
-        )
+        await self._child.start()
 
     async def ask(self, verb: str, *arguments: Any) -> Any:
         """Have it do something; return its answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         async with self._asking:
-            self._process.stdin.write(json.dumps([verb, *arguments]).encode() + b"\n")
-            line = await asyncio.wait_for(self._process.stdout.readline(), 120)
-        if not line:
-            self._stderr.seek(0)
-            raise RuntimeError(f"{self.name} has died: {self._stderr.read().decode()[-4000:]}")
-        return json.loads(line)
+            return await self._child.ask(verb, *arguments, timeout=120)
 
     async def end(self) -> int:
         """End the process; return its exit status."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            status = await asyncio.wait_for(self._process.wait(), 20)
-        except asyncio.TimeoutError:
-            self._process.kill()
-            status = await self._process.wait()
-        self._stderr.seek(0)
-        self.log = self._stderr.read().decode()
+        status = await self._child.end()
+        self.log = self._child.errors
         # Losses, refusals and drops are logged, rightly; everything else is a complaint.
         lines = (line for line in self.log.splitlines() if not EXPECTED.match(line))
         self.complaints = "\n".join(lines)
+        self._child.close()
         return status
 
 
@@ -119,9 +97,10 @@ async def soak(seconds: float, seed: int, count: int, logs: Path | None = None) 
     outcome = Outcome(seed)
     with RedisServer(users=[f"{USER} on >pw ~mpx:* &* +@all"]) as server:
         async with Proxy(server.host, server.port) as proxy:
-            members = [Member(f"m{number}") for number in range(count)]
+            names = [f"m{number}" for number in range(count)]
             url = server.url_for(USER, "pw", port=proxy.port)
-            await asyncio.gather(*(it.start(url, [m.name for m in members]) for it in members))
+            members = [Member(name, url, names) for name in names]
+            await asyncio.gather(*(member.start() for member in members))
             try:
                 await _play(outcome, server, proxy, members, seconds)
             finally:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from channels_mpx import Gap, LinkError, MultiplexedChannelLayer
+from tests.children import serve
 from tests.helpers import eventually
 from tests.layers import is_active, resident_memory
 from tests.sequences import NOTICES, Hearing, Outcome, Outcomes, Sender
@@ -28,6 +29,9 @@ WORK = "work"
 
 #: Seconds between two messages of one sender, on average.
 PAUSE = 0.02
+
+#: Seconds until what was refused is tried again: the pace of a site, and no wait for a condition.
+AGAIN = 0.1
 
 #: What stands before each record: the time, so that it can be compared with that of the faults.
 LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
@@ -88,6 +92,10 @@ class Member:
 
     # Commands
 
+    async def do(self, verb: str, *arguments: Any) -> Any:
+        """Carry out one command."""
+        return await getattr(self, verb)(*arguments)
+
     async def join(self) -> str:
         """Begin to listen; return the name of the channel for direct messages."""
         rooms = [f"{member}>{room}" for member in self._members for room in ROOMS]
@@ -131,7 +139,7 @@ class Member:
         """Send a last message from each sender; return what became of all."""
         for sender in self._senders:
             while await sender.step() is not Outcome.TAKEN:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(AGAIN)
         return {
             sender.name: {
                 "count": sender.outcomes.count,
@@ -213,7 +221,7 @@ class Member:
             try:
                 job = await self._layer.receive(WORK)
             except LinkError:  # refused for a while
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(AGAIN)
                 continue
             self._jobs.handle(job["sender"], job["number"])
 
@@ -253,20 +261,7 @@ async def main() -> None:
     """Serve until stdin ends."""
     logging.basicConfig(format=LOG_FORMAT, datefmt="%H:%M:%S", level=logging.INFO)
     member = Member(**json.loads(sys.argv[1]))
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[str] = asyncio.Queue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            loop.call_soon_threadsafe(lines.put_nowait, line)
-        loop.call_soon_threadsafe(lines.put_nowait, "")
-
-    threading.Thread(target=read, daemon=True).start()
-    while line := await lines.get():
-        verb, *arguments = json.loads(line)
-        answer = await getattr(member, verb)(*arguments)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    await serve(member.do)
     await member.leave()
 
 

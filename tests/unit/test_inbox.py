@@ -1,10 +1,14 @@
-"""Direct channels of loops that have gone."""
+"""Direct channels of loops that have gone, and of those that are elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
+import pytest
+
+from channels_mpx import NoListener
 from channels_mpx.testing import Broker
 from tests.helpers import eventually
 from tests.layers import QUICK
@@ -39,4 +43,34 @@ async def test_unread_channel_of_another_loop_goes_dormant() -> None:
     over.set()
     await thread
     assert mine
+    await layer.aclose()
+
+
+async def test_request_that_expires_is_sent_back_by_a_reader_of_another_loop() -> None:
+    """It finds the request too old when it looks at last; the answer leaves from home."""
+    world = Broker(**QUICK)
+    layer, asker = world.layer(expiry=0.2), world.layer(timeout=30)
+    mine = await layer.new_channel()  # which keeps the connection on this loop
+    is_sent, names = threading.Event(), list[str]()
+
+    async def live() -> None:
+        names.append(await layer.new_channel())
+        await asyncio.to_thread(is_sent.wait)
+        assert await layer.receive(names[0]) == {"type": "fresh"}
+
+    reading = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(live())))
+    await eventually(lambda: names)
+    asking = asyncio.create_task(asker.request(names[0], {"type": "ask"}))
+    await eventually(lambda: layer.statistics().waiting == 1)
+    (request,) = layer._mailboxes[names[0]]._items or ()
+    await eventually(lambda: time.monotonic() - request.arrived > 0.2)
+    assert not asking.done()
+    await layer.send(names[0], {"type": "fresh"})
+    is_sent.set()
+    with pytest.raises(NoListener):
+        await asyncio.wait_for(asking, 5)
+    await reading
+    assert layer.statistics().dropped["expired"] == 1
+    assert mine
+    await asker.aclose()
     await layer.aclose()

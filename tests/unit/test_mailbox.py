@@ -282,6 +282,30 @@ class Raided(deque[Any]):
         super().remove(item)
 
 
+class Disturbed(deque[Any]):
+    """A queue to which another thread does something while we look at it, and while we search it."""
+
+    errors: list[Exception]
+
+    def __iter__(self) -> Any:
+        if self.errors and isinstance(self.errors[-1], RuntimeError):
+            raise self.errors.pop()
+        return super().__iter__()
+
+    def remove(self, item: Any) -> None:
+        if self.errors and isinstance(self.errors[-1], IndexError):
+            raise self.errors.pop()
+        super().remove(item)
+
+
+def disturb(box: Mailbox) -> None:
+    box._items = items = Disturbed(box._items or ())
+    items.errors = [
+        IndexError("deque mutated during remove()."),
+        RuntimeError("deque mutated during iteration"),
+    ]
+
+
 def test_drop_the_oldest_that_another_thread_has_taken(make: Callable[..., Mailbox]) -> None:
     """Then the newest is dropped: what was taken must not be counted as lost."""
     box = make(policy=Overflow.DROP_OLDEST)
@@ -292,12 +316,71 @@ def test_drop_the_oldest_that_another_thread_has_taken(make: Callable[..., Mailb
     assert len(box) == 2
 
 
+def test_drop_the_oldest_while_another_thread_takes_another(make: Callable[..., Mailbox]) -> None:
+    """Nothing is raised into who puts: the newest is dropped, and the next one fits again."""
+    box = make(policy=Overflow.DROP_OLDEST)
+    fill(box, *"abc")
+    disturb(box)
+    assert fill(box, *"def") == [False, False, True]
+    assert texts(box) == ["b", "c", "f"]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [lambda box: box.expire(time.monotonic() + STALE), Mailbox.clear],
+    ids=["expire", "clear"],
+)
+def test_empty_while_another_thread_puts(box: Mailbox, empty: Callable[[Mailbox], object]) -> None:
+    """What was disturbed is done once more."""
+    fill(box, *"abc")
+    disturb(box)
+    empty(box)
+    assert len(box) == 0
+    assert box.bytes_in == box.bytes_out
+
+
+def test_withdraw_what_still_waits(box: Mailbox) -> None:
+    """That very item, wherever it is; what was taken, or never came, cannot be."""
+    assert not box.withdraw(Notice())
+    first, second, third = Notice(), Notice(), Notice()
+    for notice in (first, second, third):
+        box.force(notice)
+    assert box.take() is first
+    assert box.withdraw(second)
+    assert not box.withdraw(first)
+    assert not box.withdraw(second)
+    assert [box.take(), box.take()] == [third, None]
+
+
+def test_expire_what_is_behind_what_was_forced(make: Callable[..., Mailbox], tally: Tally) -> None:
+    """What stays does not keep what is stale."""
+    box = make(capacity=4)
+    first, second = Notice(), Notice()
+    box.force(first)
+    box.put(Letter(age=STALE))
+    box.force(second)
+    fill(box, "a")
+    box.expire(time.monotonic())
+    assert (len(box), tally.expired) == (3, 1)
+    assert [box.take(), box.take()] == [first, second]
+    assert texts(box) == ["a"]
+    assert box.bytes_in == box.bytes_out
+
+
 def test_clear_what_another_thread_takes_from(box: Mailbox) -> None:
     """What was taken is not cleared."""
     fill(box, *"abc")
     box._items = Raided(box._items or ())
     assert box.clear() == 2
     assert len(box) == 0
+
+
+def test_expire_what_another_thread_drops(box: Mailbox, tally: Tally) -> None:
+    """What is gone already is not counted once more."""
+    fill(box, *"abc")
+    box._items = Raided(box._items or ())
+    box.expire(time.monotonic() + STALE)
+    assert (len(box), tally.expired) == (0, 2)
 
 
 def test_close_at_the_first_that_does_not_fit(

@@ -20,7 +20,7 @@ from channels_mpx import (
 )
 from channels_mpx.hub import Hub
 from channels_mpx.ledgers import PromiseBoard
-from channels_mpx.multiplexer import OPTIONS
+from channels_mpx.multiplexer import OPTIONS, multiplexer_over, serve
 from channels_mpx.options import Options
 from channels_mpx.registry import Registry
 from tests.helpers import eventually
@@ -243,8 +243,8 @@ async def test_over_somebody_else_s_connection(broker: MemorySite) -> None:
     hub = Hub(Options.parse({"hosts": broker.url}, only=OPTIONS))
     registry = Registry()
     hub.listener = registry
-    mux = Multiplexer.over(hub)
-    mux.serve(registry, PromiseBoard(hub, registry))
+    mux = multiplexer_over(hub)
+    serve(mux, registry, PromiseBoard(hub, registry))
     subscription = mux.new_channel_subscription()
     subscription.add("one")
     await subscription.activated(5)

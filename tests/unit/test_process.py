@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from channels_mpx.exceptions import LinkLost
+from channels_mpx.codec import Body
+from channels_mpx.exceptions import DecodingError, LinkLost
 from channels_mpx.memory import MemoryBroker, MemoryDialer
 from channels_mpx.scripts import POP
 from channels_mpx.testing import Broker
@@ -30,6 +33,25 @@ async def test_group_discard_of_a_channel_that_is_gone_is_silent() -> None:
     channel = await layer.new_channel()
     await layer.group_discard("room", f"{channel}999")
     await layer.close()
+
+
+async def test_garbage_in_hand_when_its_channel_ends_is_not_delivered() -> None:
+    """Its consumer opens it later; by then the count of the channel has moved."""
+    layer = Broker().layer(**QUICK)
+    channel = await layer.new_channel()
+    desk = layer.desk(channel)
+    await layer.send(channel, {"type": "a"})
+    desk.mailbox.put(Body(layer.codec, b"garbage", 0, False, time.monotonic()))
+    assert desk.mailbox.take()
+    body = desk.mailbox.take()
+    assert isinstance(body, Body)
+    assert layer.statistics().delivered == 2
+    await layer.clean_channel(channel)
+    with pytest.raises(DecodingError) as caught:
+        body.open()
+    desk.reject(body, caught.value)
+    assert (layer.statistics().delivered, layer.statistics().dropped["malformed"]) == (1, 1)
+    await layer.aclose()
 
 
 async def test_script_on_a_lost_memory_link_fails() -> None:

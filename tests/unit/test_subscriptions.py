@@ -584,7 +584,7 @@ def test_subscription_without_a_loop_is_called_in_the_background(
         got.append((payload, threading.current_thread().name))
 
     subscription = threads_only.new_channel_subscription(on_message)
-    assert subscription.loop is None
+    assert subscription._tie.loop is None
     subscription.add("one")
     wait_until(lambda: threads_only.statistics().active == 1)
     assert asyncio.run(threads_only.publish("one", b"1")) == 1

@@ -87,6 +87,7 @@ async def test_reader_that_may_not_listen_is_told(make_redis: Callable[..., Redi
         readers = [receive(layer, "work") for _ in range(2)]
         results = await asyncio.gather(*readers, return_exceptions=True)
         assert [type(result) for result in results] == [CommandRefused, CommandRefused]
+        assert layer.statistics().delivered == 0
 
 
 async def test_reader_that_leaves_with_an_error_gives_nothing_back() -> None:

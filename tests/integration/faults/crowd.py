@@ -3,17 +3,28 @@
 python -m tests.integration.faults.crowd URL PROCESSES GROUPS '{"timeout": 30}'
 
 Each is a fork of one parent, joins the group ``crowd`` and so many of its own, and goes on until
-stdin ends.
+stdin ends. It writes its number whenever its attempts to connect are as far apart as they get.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import sys
+from collections.abc import Iterator
 
-from channels_mpx import MultiplexedChannelLayer
+from channels_mpx import MultiplexedChannelLayer, supervisor
+from channels_mpx.backoff import delays
+
+
+def telling(number: int, first: float, most: float) -> Iterator[float]:
+    """Yield the pauses between attempts, and write our number before each of the longest."""
+    for pause in delays(first, most):
+        if pause >= most / 2:
+            os.write(sys.stdout.fileno(), b"%d\n" % number)  # whole, whoever else writes
+        yield pause
 
 
 async def stay(url: str, number: int, groups: int, config: dict[str, object]) -> None:
@@ -37,6 +48,7 @@ def main() -> None:
     for number in range(int(processes)):
         child = os.fork()
         if not child:
+            supervisor.delays = functools.partial(telling, number)
             asyncio.run(stay(url, number, int(groups), json.loads(config)))
             os._exit(0)
         children.append(child)

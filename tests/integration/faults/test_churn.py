@@ -9,8 +9,10 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,16 +228,28 @@ async def test_random_adds_and_discards_agree_with_redis(
 @contextlib.asynccontextmanager
 async def crowd(
     server: RedisServer, processes: int, groups: int, **config: Any
-) -> AsyncIterator[None]:
-    """Have so many processes be connected, with so many groups each."""
+) -> AsyncIterator[Callable[[], bool]]:
+    """Have so many processes be connected, with so many groups each.
+
+    Yields:
+        Whether all of them have lost the server, and been between two attempts to connect that are
+        as far apart as they get.
+    """
     command = [sys.executable, "-m", "tests.integration.faults.crowd", server.url]
     arguments = [str(processes), str(groups), json.dumps(config)]
-    with subprocess.Popen(
-        [*command, *arguments], stdin=subprocess.PIPE, cwd=ROOT, env=environment()
-    ) as parent:
+    with (
+        tempfile.NamedTemporaryFile() as told,
+        subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=told,
+            cwd=ROOT,
+            env=environment(),
+        ) as parent,
+    ):
         try:
             await eventually(lambda: is_crowded(server, processes, groups), 60)
-            yield
+            yield lambda: len(set(Path(told.name).read_text().split())) == processes
         finally:
             assert parent.stdin is not None
             parent.stdin.close()
@@ -255,9 +269,9 @@ async def test_a_crowd_reconnects_within_seconds(make_redis: MakeRedis, is_full:
     """Processes that all lose their server at once are all active again within 5 s."""
     processes, groups = (200, 1000) if is_full else (20, 100)
     server = make_redis()
-    async with crowd(server, processes, groups):
+    async with crowd(server, processes, groups) as are_waiting:
         server.kill()
-        await asyncio.sleep(1.0)  # so that all of them are between two attempts
+        await eventually(are_waiting, 30)
         server.start()
         start = time.monotonic()
         await eventually(lambda: is_crowded(server, processes, groups), 30)

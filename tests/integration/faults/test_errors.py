@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis
 
-from channels_mpx import CommandRefused, LinkRefused, LinkUnavailable, resp, traffic
+from channels_mpx import CommandRefused, LinkRefused, LinkUnavailable, resp, traffic, workers
 from tests.helpers import eventually
 from tests.integration.faults.test_refusals import refusal, refused
 from tests.layers import (
@@ -114,6 +114,46 @@ async def test_busy_would_hit_callers_at_once(
         async with busy(server):
             for verb in (layer.send(channel, {}), layer.group_add("room", channel)):
                 assert await refusal(verb, "BUSY") < 2.0
+
+
+@pytest.mark.parametrize("is_protected", [True, False])
+async def test_reader_of_a_worker_channel_waits_longer_than_any_deadline(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch, is_protected: bool
+) -> None:
+    """BUSY beyond the deadline of one command after the other is nothing to who waits for work.
+
+    The control: without the queue's own retry the first deadline would be the reader's.
+    """
+    monkeypatch.setattr(workers, "PAUSE", 0.05)
+    if not is_protected:
+        monkeypatch.setattr(workers, "PASSING", frozenset())
+    server, deadlines = make_redis(config=BUSY), 0
+    async with open_layer(server, timeout=0.3) as layer:
+        await layer.new_channel()
+        await layer.send("work", {"type": "before"})
+        assert await receive(layer, "work") == {"type": "before"}
+        pop = layer._process.workers.pop
+
+        async def count(channel: str) -> bytes | None:
+            nonlocal deadlines
+            try:
+                return await pop(channel)
+            except CommandRefused as error:
+                deadlines += error.code == "BUSY"
+                raise
+
+        monkeypatch.setattr(layer._process.workers, "pop", count)
+        async with busy(server):
+            reader = asyncio.ensure_future(receive(layer, "work", 30))
+            await eventually(lambda: deadlines >= (3 if is_protected else 1), 20)
+            if not is_protected:
+                assert await refusal(reader, "BUSY") < 2.0
+                return
+            assert not reader.done()
+        await layer.send("work", {"type": "after"})
+        assert await reader == {"type": "after"}
+        assert layer.statistics().connection.epoch == 1
+        assert layer.statistics().delivered == 2
 
 
 async def test_server_that_is_busy_is_dialled_until_it_is_not(make_redis: MakeRedis) -> None:

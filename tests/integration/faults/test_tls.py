@@ -156,7 +156,7 @@ async def test_certificate_that_expires_later_does_not_spin(
         await eventually(
             lambda: layer.statistics().connection.last_error == "TLS: certificate has expired"
         )
-        await asyncio.sleep(1.0)  # the time itself is what is tested
+        await asyncio.sleep(1.0)  # the time itself is what is tested: the attempts of a second
         assert 4 <= proxy.accepted - before <= 12
         server.kill()
         server.tls = good

@@ -1,0 +1,95 @@
+"""What clients and operators hear when a consumer cannot have the names of its class attributes.
+
+Nothing of the consumer has run by then, and none of it can: so the client is told to come again
+later, or that the fault is the server's, and the log has one line for all clients of an episode.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from channels_mpx import exceptions
+from channels_mpx.ledgers import text_of
+from channels_mpx.names import Topic
+
+from .pump import Event
+
+__all__ = ["OPENED_BY_CLIENT", "explain", "turn_away"]
+
+logger = logging.getLogger("channels_mpx.consumers")
+
+#: Connections that an event of the client opens: before it nothing can be sent.
+OPENED_BY_CLIENT = frozenset({"http", "websocket"})
+
+#: Seconds in which no client was turned away, after which the next one begins a new episode.
+EPISODE = 60.0
+
+#: The most names that the log has of one consumer.
+NAMED = 3
+
+#: Code of the WebSocket protocol for what will not be better soon.
+INTERNAL_ERROR = 1011
+
+
+#: When clients of a class of consumers were turned away last, for each level of the log.
+_last_times: weakref.WeakKeyDictionary[type, dict[int, float]] = weakref.WeakKeyDictionary()
+
+
+def is_denied(error: exceptions.LinkError) -> bool:
+    """Tell whether Redis's ACL is the reason, so that waiting does not help."""
+    return isinstance(error, exceptions.CommandRefused) and error.code == "NOPERM"
+
+
+def explain(consumer: type, topics: Sequence[Topic], error: exceptions.LinkError) -> None:
+    """Log why a consumer could not begin: once, until none has been turned away for a minute.
+
+    Args:
+        consumer: Its class.
+        topics: What its class attributes say.
+        error: Why it cannot have them.
+    """
+    name = consumer.__qualname__
+    names = ", ".join(repr(text_of(topic.name)) for topic in topics[:NAMED])
+    if len(topics) > NAMED:
+        names += f" and {len(topics) - NAMED} more"
+    if is_denied(error):
+        if _begins_episode(consumer, logging.ERROR):
+            logger.error("! %s turns clients away, Redis forbids it %s: %s", name, names, error)
+    elif _begins_episode(consumer, logging.WARNING):
+        logger.warning("! %s turns clients away, it cannot subscribe to %s: %s", name, names, error)
+
+
+def _begins_episode(consumer: type, level: int) -> bool:
+    """Note that a client is turned away now; tell whether none has been for a while."""
+    times, now = _last_times.setdefault(consumer, {}), time.monotonic()
+    last, times[level] = times.get(level, -math.inf), now
+    return now - last >= EPISODE
+
+
+async def turn_away(
+    scope: Mapping[str, Any],
+    send: Callable[[Event], Awaitable[None]],
+    error: exceptions.LinkError,
+    close_code: int,
+) -> None:
+    """Answer a client whose first event has come and was not handled.
+
+    Args:
+        scope: The connection's scope, of one of the types in `OPENED_BY_CLIENT`.
+        send: The server's.
+        error: Why it is turned away.
+        close_code: For a WebSocket that may try again later.
+    """
+    is_ours = is_denied(error)
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": INTERNAL_ERROR if is_ours else close_code})
+        return
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"0")]
+    status = 500 if is_ours else 503
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
