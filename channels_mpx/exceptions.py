@@ -205,6 +205,8 @@ class LinkRefused(LinkError):
 
     address: str
     reason: str
+    #: Redis's own code; None if it has not said anything.
+    code: str | None = None
 
 
 class NotConfirmed(LinkError, TimeoutError):
@@ -216,6 +218,8 @@ class LinkUnavailable(LinkError, TimeoutError):
 
     address: str
     reason: str
+    #: Redis's own code; None if it has not said anything.
+    code: str | None = None
 
 
 class LinkLost(LinkError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from asyncio import AbstractEventLoop
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
+
+from .names import Topic
 
 __all__ = ["Gap", "GapWatch", "Listener", "Nobody"]
 
@@ -37,8 +40,11 @@ class Listener(Protocol):
     def gap_opened(self, reason: str) -> None:
         """The link is lost."""
 
+    def gap_went_on(self, reason: str) -> None:
+        """The link is lost again, before everything was back: some have come in between."""
+
     def gap_closed(self, gap: Gap) -> None:
-        """Everything wanted is active again."""
+        """Everything that was wanted is active again."""
 
     def tick(self) -> None:
         """Some time has passed: see to what needs it."""
@@ -66,6 +72,9 @@ class Nobody:
         """See `Listener`."""
 
     def gap_opened(self, reason: str) -> None:
+        """See `Listener`."""
+
+    def gap_went_on(self, reason: str) -> None:
         """See `Listener`."""
 
     def gap_closed(self, gap: Gap) -> None:
@@ -98,14 +107,18 @@ class GapWatch:
         self._began: float | None = None
         self._reason = ""
         self._epoch = 0
-        self._missing = 0
+        #: What was wanted when the present link began and has not been answered on it yet; None
+        #: without a link.
+        self._missing: set[Topic] | None = set()
 
     def open(self, reason: str, since: float | None = None) -> bool:
-        """Note that something cannot be heard, now or since some time.
+        """Note that something cannot be heard: the link is lost now, or a topic since some time.
 
         Returns:
             Whether that begins a gap: the last one may not be over.
         """
+        if since is None:
+            self._missing = None
         if self._began is not None:
             return False
         self._began = time.monotonic() if since is None else since
@@ -116,19 +129,20 @@ class GapWatch:
         """Nobody is left who could miss anything."""
         self._began = None
 
-    def linked(self, epoch: int, topics: int) -> Gap | None:
-        """There is a link again, on which so many topics have to be joined. See `joined`."""
+    def linked(self, epoch: int, topics: Iterable[Topic]) -> Gap | None:
+        """There is a link again, on which these topics have to be joined. See `settled`."""
         self._epoch = epoch
-        self._missing = topics
+        self._missing = set() if self._began is None else set(topics)
         return self._end_if_over()
 
-    def joined(self) -> Gap | None:
-        """A topic was confirmed, or refused. Returns the gap that this has ended."""
-        self._missing -= 1
+    def settled(self, topic: Topic) -> Gap | None:
+        """A topic was confirmed, or refused, or is not wanted. Returns the gap that this has ended."""
+        if self._missing:
+            self._missing.discard(topic)
         return self._end_if_over()
 
     def _end_if_over(self) -> Gap | None:
-        if self._missing > 0 or self._began is None:
+        if self._missing is None or self._missing or self._began is None:
             return None
         gap = Gap(self._epoch, self._reason, time.monotonic() - self._began)
         self._began = None

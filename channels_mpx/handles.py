@@ -95,6 +95,9 @@ class Tie:
     def gap_opened(self, reason: str) -> None:
         """See `Registered.gap_opened`."""
 
+    def gap_went_on(self, reason: str) -> None:
+        """See `Registered.gap_went_on`: whoever wants something is told by the router."""
+
     def gap_closed(self, gap: Gap) -> None:
         """See `Registered.gap_closed`."""
 

@@ -280,9 +280,8 @@ class Hub:
 
     def leave_all(self, subscriber: Subscriber) -> None:
         """Withdraw all of a subscriber's wishes."""
-        self._router.unsubscribe_all(subscriber)
-        if self.life is not None:
-            self.life.traffic.pump_soon()
+        for topic in self._router.topics_of(subscriber):
+            self.leave(topic, subscriber)
 
     # For the residence
 

@@ -30,13 +30,19 @@ from .wire import PASSING, Link, Receiver
 #: Seconds that the other sentinels have to contradict the first that has named a master.
 GRACE = 0.5
 
-#: The errors that pass for which redis-py has classes; it takes the code out of their text.
-_PASSING = (
-    redis_errors.BusyLoadingError,
-    redis_errors.ClusterDownError,
-    redis_errors.ReadOnlyError,
-    redis_errors.TryAgainError,
-)
+#: The errors for which redis-py has classes; it takes the code out of their text, and keeps it in
+#: its newer versions only.
+_CODES: dict[type[Exception], str] = {
+    redis_errors.AuthenticationError: "WRONGPASS",
+    redis_errors.BusyLoadingError: "LOADING",
+    redis_errors.ClusterDownError: "CLUSTERDOWN",
+    redis_errors.NoPermissionError: "NOPERM",
+    redis_errors.ReadOnlyError: "READONLY",
+    redis_errors.TryAgainError: "TRYAGAIN",
+}
+
+#: What Redis says to one client too many; redis-py makes a broken connection of it.
+_TOO_MANY = "max number of clients reached"
 
 #: Arguments that mean something to a pool and nothing to one connection.
 _POOL_ARGUMENTS = (
@@ -174,11 +180,12 @@ class RedisDialer:
         is_refusal = isinstance(
             error, (redis_errors.ResponseError, redis_errors.AuthenticationError)
         )
-        is_passing = _code(error) in PASSING or isinstance(error, _PASSING)
-        if is_refusal and not is_passing:
-            return exceptions.LinkRefused(address=self.address, reason=str(error))
+        code = _code(error)
+        if is_refusal and code not in PASSING:
+            reason = "it wants a password (NOAUTH)" if code == "NOAUTH" else str(error)
+            return exceptions.LinkRefused(address=self.address, reason=reason, code=code)
         return exceptions.LinkUnavailable(
-            address=self.address, seconds=self._timeout, reason=_reason(error)
+            address=self.address, seconds=self._timeout, reason=_reason(error), code=code
         )
 
 
@@ -224,9 +231,19 @@ def _find_certificate_error(error: BaseException | None) -> str | None:
     return None
 
 
-def _code(error: BaseException) -> str:
-    """Return the code of an error of Redis's."""
-    return str(error).partition(" ")[0]
+def _code(error: BaseException) -> str | None:
+    """Return the code of an error of Redis's; None if Redis has not said anything."""
+    text, code = str(error), getattr(error, "status_code", None)
+    if isinstance(code, str):
+        return code
+    if isinstance(error, redis_errors.AuthenticationError) and "invalid" not in text:
+        return "NOAUTH"
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, redis_errors.ResponseError):
+        return text.partition(" ")[0]
+    return "ERR" if _TOO_MANY in text else None
 
 
 def _reason(error: BaseException) -> str:

@@ -268,6 +268,10 @@ class Process:
         self.inbox.gap_opened(None if kind is None else self._notice(type=kind, reason=reason))
         self.registry.gap_opened(reason)
 
+    def gap_went_on(self, reason: str) -> None:
+        """See `Listener.gap_went_on`."""
+        self.registry.gap_went_on(reason)
+
     def gap_closed(self, gap: Gap) -> None:
         """See `Listener.gap_closed`: every consumer gets a message, if one is configured."""
         self.registry.gap_closed(gap)

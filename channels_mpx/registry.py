@@ -27,6 +27,9 @@ class Registered(Protocol):
     def gap_opened(self, reason: str) -> None:
         """The link is lost."""
 
+    def gap_went_on(self, reason: str) -> None:
+        """The link is lost again within the gap; who came in between has not heard of it."""
+
     def gap_closed(self, gap: Gap) -> None:
         """Everything wanted is active again."""
 
@@ -101,6 +104,11 @@ class Registry(Nobody):
         """See `Listener.gap_opened`."""
         for subscription in self._all():
             subscription.gap_opened(reason)
+
+    def gap_went_on(self, reason: str) -> None:
+        """See `Listener.gap_went_on`."""
+        for subscription in self._all():
+            subscription.gap_went_on(reason)
 
     def gap_closed(self, gap: Gap) -> None:
         """See `Listener.gap_closed`."""

@@ -221,10 +221,9 @@ class Router:
             del self._topics_of[subscriber]
         self._reconsider(entry)
 
-    def unsubscribe_all(self, subscriber: Subscriber) -> None:
-        """Note that ``subscriber`` wants nothing any more."""
-        for topic in tuple(self._topics_of.get(subscriber, ())):
-            self.unsubscribe(topic, subscriber)
+    def topics(self) -> Collection[Topic]:
+        """Return what somebody wants."""
+        return tuple(entry.topic for entry in self._all() if entry.members)
 
     def topics_of(self, subscriber: Subscriber) -> Collection[Topic]:
         """Return what ``subscriber`` wants."""

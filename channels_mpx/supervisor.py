@@ -143,9 +143,9 @@ class Supervisor:
             self._open_gap(reason)
         self._changed.set()
 
-    def topic_settled(self) -> None:
+    def topic_settled(self, topic: Topic) -> None:
         """See `LinkWatcher.topic_settled`."""
-        self._close_gap(self._gap.joined())
+        self._close_gap(self._gap.settled(topic))
 
     def topic_restored(self, reason: str, since: float) -> None:
         """See `LinkWatcher.topic_restored`: what was published meanwhile is missing."""
@@ -154,6 +154,8 @@ class Supervisor:
     def _open_gap(self, reason: str, since: float | None = None) -> None:
         if self._gap.open(reason, since):
             self._listener.gap_opened(reason)
+        elif since is None:
+            self._listener.gap_went_on(reason)
 
     def _close_gap(self, gap: Gap | None) -> None:
         if gap is not None:
@@ -198,7 +200,7 @@ class Supervisor:
         self.traffic.lose(CLOSED)
         self.traffic.end()
         self._counters.moved()
-        self._router.unsubscribe_all(self._pulse)
+        self._router.unsubscribe(self._inbox, self._pulse)
         if self._ticker is not None:
             self._ticker.cancel()
         self.traffic.fail(
@@ -233,6 +235,8 @@ class Supervisor:
             if error.reason != self._counters.last_error:
                 logger.warning("x no link to %s: %s", error.address, error.reason)
             self._counters.last_error = error.reason
+            if error.code is not None:
+                self._counters.refusal(error.code)
             is_refusal = isinstance(error, exceptions.LinkRefused)
             self._is_refused = is_refusal and self._counters.epoch > 0
             if is_refusal and not self._is_refused:

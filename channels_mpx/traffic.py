@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from . import exceptions
@@ -23,14 +21,13 @@ from .backoff import delays
 from .frames import Subscribe, Subscriber
 from .names import Topic
 from .parking import PAUSES, Confirmations, Parking, Retries
+from .refusals import Refusals
 from .router import IllegalTransition, Router, State
 from .scripts import Script
 from .statistics import Counters
 from .wire import NOT_MASTER, PASSING, Argument, Command, Link, LinkWatcher, Loss, Pending
 
 __all__ = ["Traffic"]
-
-logger = logging.getLogger("channels_mpx.multiplexer")
 
 #: Seconds before a subscription that was active once and is refused now is asked for again.
 REFUSED_PAUSE = 5.0
@@ -70,9 +67,7 @@ class Traffic:
         self.parking = Parking(loop, timeout, self._unavailable)
         self._confirmations = Confirmations(loop, timeout, self._not_confirmed)
         self._is_retired = False
-        self._refusals: set[str] = set()
-        #: What Redis refuses to those who had it before: why, and since when.
-        self._denied: dict[Topic, tuple[str, float]] = {}
+        self._refusals = Refusals(counters)
         self._pump_handle: asyncio.Handle | None = None
         self._retry_handle: asyncio.TimerHandle | None = None
         self._retries = Retries(loop, self._try_again)
@@ -155,8 +150,10 @@ class Traffic:
 
     def withdrawn(self, topic: Topic) -> None:
         """A wish has been withdrawn: who waits for what nobody will ask for waits in vain."""
-        if not self._router.is_wanted(topic) and self._router.state(topic) is State.ABSENT:
-            self._confirmations.confirm(topic)
+        if not self._router.is_wanted(topic):
+            if self._router.state(topic) is State.ABSENT:
+                self._confirmations.confirm(topic)
+            self._watcher.topic_settled(topic)
         self.pump_soon()
 
     def pump_soon(self) -> None:
@@ -169,17 +166,16 @@ class Traffic:
 
     # The link's life
 
-    def begin(self, link: Link) -> int:
+    def begin(self, link: Link) -> Collection[Topic]:
         """Use a new link: first say what is wanted, then send what has waited for it.
 
         Returns:
-            How many topics are wanted.
+            What is wanted.
         """
         self.link = link
-        self._refusals.clear()
-        self._denied.clear()
+        self._refusals.begin()
         self._router.made()
-        wanted = self._router.wanted
+        wanted = self._router.topics()
         self._pump()
         self._send_parked(link)
         return wanted
@@ -247,7 +243,7 @@ class Traffic:
 
     def acknowledged(self, topic: Topic, subscribed: bool) -> None:
         """See `Receiver.acknowledged`."""
-        denial = self._denied.pop(topic, None)
+        denial = self._refusals.allow(topic)
         missed = self._router.had(topic) if denial is not None else ()
         try:
             self._router.acknowledged(topic, subscribed)
@@ -261,15 +257,11 @@ class Traffic:
         self._pump()
         if subscribed:
             self._confirmations.confirm(topic)  # also if nobody wants it any more
-        self._watcher.topic_settled()
+            self._watcher.topic_settled(topic)
 
     def refused(self, topic: Topic, error: Exception) -> None:
         """See `Receiver.refused`."""
-        if str(error) not in self._refusals:
-            self._refusals.add(str(error))
-            logger.warning("! %s", error)
-        code = error.code if isinstance(error, exceptions.CommandRefused) else ""
-        self._counters.refusal(code)
+        code = self._refusals.note(error)
         try:
             self._router.refused(topic, error, code in PASSING)
         except IllegalTransition as illegal:
@@ -279,10 +271,10 @@ class Traffic:
             self._retries.ask()
             return
         if self._router.is_wanted(topic):
-            self._denied.setdefault(topic, (str(error), time.monotonic()))
+            self._refusals.deny(topic, error)
         self._retry_later()
         self._pump()
-        self._watcher.topic_settled()
+        self._watcher.topic_settled(topic)
 
     def failed(
         self, command: Command, future: asyncio.Future[Any], error: exceptions.CommandRefused

@@ -131,8 +131,8 @@ class LinkWatcher(Protocol):
     def link_lost(self, link: Link, reason: str) -> None:
         """The link has ended."""
 
-    def topic_settled(self) -> None:
-        """A topic was confirmed or refused on this link."""
+    def topic_settled(self, topic: Topic) -> None:
+        """A topic was confirmed or refused on this link, or nobody wants it any more."""
 
     def topic_restored(self, reason: str, since: float) -> None:
         """What was refused to those who had it before is going to be confirmed.

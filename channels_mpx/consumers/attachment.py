@@ -188,6 +188,10 @@ class Attachment(Reception):
         """See `Registered.gap_opened`."""
         self.interrupted(reason)
 
+    def gap_went_on(self, reason: str) -> None:
+        """See `Registered.gap_went_on`; one who knows of the gap already hears nothing."""
+        self.interrupted(reason)
+
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
         """See `Subscriber.deliver`. What the layer itself sends is not for consumers."""
         pattern = topic.name if topic.kind is Kind.PATTERN else None

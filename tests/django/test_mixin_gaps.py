@@ -179,6 +179,23 @@ async def test_a_link_that_is_lost_again_within_one_gap(default: Any) -> None:
         await client.leave()
 
 
+async def test_who_comes_between_two_losses_of_one_gap_hears_of_it(default: Any) -> None:
+    """It was there when the link was lost again; those who were there before hear of it once."""
+    broker = Broker()
+    layer = default(broker.layer(max_reconnect_delay=0.01))
+    first = await Client(Subscribed).connect()
+    with broker.freeze():  # no subscription is confirmed, so the gap goes on
+        broker.kill_connections("the first loss")
+        await eventually(lambda: layer.statistics().connection.epoch == 2)
+        late = await Client(KINDS[0]).connect()
+        broker.kill_connections("the second loss")
+        await eventually(lambda: layer.statistics().connection.epoch == 3)
+    for client in (first, late):
+        ((_, gap),) = await outages(client.instance, 1)
+        assert (gap.epoch, gap.reason) == (3, "the first loss")
+        await client.leave()
+
+
 async def test_who_comes_during_a_gap_hears_nothing_of_it(default: Any) -> None:
     """It has lost nothing; the next gap is its own."""
     broker = Broker()

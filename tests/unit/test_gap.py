@@ -5,29 +5,42 @@ from __future__ import annotations
 import asyncio
 
 from channels_mpx.gap import Gap, GapWatch, Nobody
+from channels_mpx.names import Kind, Topic
+
+ONE, TWO, NEW = (Topic(Kind.CHANNEL, name) for name in (b"one", b"two", b"new"))
 
 
 def test_gap_closes_with_the_last_topic() -> None:
     """Confirmed or refused; it knows the link that ended it and why the one before was lost."""
     watch = GapWatch()
-    assert watch.linked(1, 2) is None
-    assert watch.joined() is None
-    assert watch.joined() is None
+    assert watch.linked(1, [ONE, TWO]) is None
+    assert watch.settled(ONE) is None
+    assert watch.settled(TWO) is None
     assert watch.open("cut")
-    assert watch.linked(2, 2) is None
-    assert watch.joined() is None
-    gap = watch.joined()
+    assert watch.linked(2, [ONE, TWO]) is None
+    assert watch.settled(TWO) is None
+    gap = watch.settled(ONE)
     assert gap is not None
     assert (gap.epoch, gap.reason) == (2, "cut")
     assert 0 <= gap.seconds < 5
-    assert watch.joined() is None
+    assert watch.settled(ONE) is None
+
+
+def test_gap_is_not_closed_by_what_is_new() -> None:
+    """Only what was wanted when the link began counts, each once."""
+    watch = GapWatch()
+    watch.open("cut")
+    assert watch.linked(2, [ONE, TWO]) is None
+    for topic in (NEW, ONE, ONE, NEW):
+        assert watch.settled(topic) is None
+    assert watch.settled(TWO) is not None
 
 
 def test_gap_without_topics_closes_with_the_link() -> None:
     """Who wants nothing has everything back."""
     watch = GapWatch()
     watch.open("cut")
-    gap = watch.linked(2, 0)
+    gap = watch.linked(2, [])
     assert gap is not None
     assert gap == Gap(2, "cut", gap.seconds)
 
@@ -36,13 +49,25 @@ def test_gap_that_is_open_does_not_open_again() -> None:
     """A link that is lost before everything is back goes on with the same gap, and its reason."""
     watch = GapWatch()
     assert watch.open("first")
-    assert watch.linked(2, 2) is None
-    assert watch.joined() is None
+    assert watch.linked(2, [ONE, TWO]) is None
+    assert watch.settled(ONE) is None
     assert not watch.open("second")
-    assert watch.linked(3, 1) is None
-    gap = watch.joined()
+    assert watch.settled(TWO) is None  # its last wish is withdrawn while there is no link
+    assert watch.linked(3, [ONE]) is None
+    gap = watch.settled(ONE)
     assert gap is not None
     assert (gap.epoch, gap.reason) == (3, "first")
+
+
+def test_gap_of_one_topic_closes_when_it_is_back() -> None:
+    """It was refused while the link was there; everything else goes on."""
+    watch = GapWatch()
+    watch.linked(1, [ONE])
+    watch.settled(ONE)
+    assert watch.open("NOPERM", since=0.0)
+    gap = watch.settled(ONE)
+    assert gap is not None
+    assert (gap.epoch, gap.reason) == (1, "NOPERM")
 
 
 def test_forget_a_gap_that_concerns_nobody() -> None:
@@ -50,7 +75,7 @@ def test_forget_a_gap_that_concerns_nobody() -> None:
     watch = GapWatch()
     watch.open("cut")
     watch.forget()
-    assert watch.linked(2, 0) is None
+    assert watch.linked(2, []) is None
     assert watch.open("again")
 
 
@@ -60,8 +85,11 @@ def test_nobody_does_not_care() -> None:
     nobody.linked(1)
     nobody.unlinked("cut")
     nobody.gap_opened("cut")
+    nobody.gap_went_on("cut")
     nobody.gap_closed(Gap(2, "cut", 0.1))
     nobody.tick()
     assert nobody.is_awaited() is False
+    assert nobody.expects() is False
+    assert nobody.lasting() == 0
     assert nobody.loop_ended(loop) is False
     loop.close()

@@ -33,6 +33,10 @@ class Subscription:
         """See `Registered.gap_opened`."""
         self.lines.append(reason)
 
+    def gap_went_on(self, reason: str) -> None:
+        """See `Registered.gap_went_on`."""
+        self.lines.append(f"again {reason}")
+
     def gap_closed(self, gap: Gap) -> None:
         """See `Registered.gap_closed`."""
         self.lines.append(gap)
@@ -57,8 +61,10 @@ def test_tell_everybody_of_gaps(registry: Registry) -> None:
     registry.discard(subscriptions[2])
     gap = Gap(2, "cut", 0.1)
     registry.gap_opened("cut")
+    registry.gap_went_on("cut")
     registry.gap_closed(gap)
-    assert [subscription.lines for subscription in subscriptions] == [["cut", gap]] * 2 + [[]]
+    heard = ["cut", "again cut", gap]
+    assert [subscription.lines for subscription in subscriptions] == [heard, heard, []]
     assert repr(registry) == "<Registry 2>"
 
 

@@ -253,8 +253,11 @@ def test_send_batches_of_512() -> None:
     assert router.commands() == [Subscribe(Kind.CHANNEL, tuple(part)) for part in sizes]
     for topic in topics:
         router.acknowledged(topic, True)
-    router.unsubscribe_all(ann)
+    assert router.topics() == tuple(topics)
+    for topic in topics:
+        router.unsubscribe(topic, ann)
     assert router.commands() == [Unsubscribe(Kind.CHANNEL, tuple(part)) for part in sizes]
+    assert router.topics() == ()
 
 
 def test_separate_channels_from_patterns() -> None:
@@ -324,7 +327,6 @@ def test_unsubscribe_who_never_subscribed() -> None:
     before = everything(router)
     router.unsubscribe(NEWS, bob)
     router.unsubscribe(CHAT, ann)
-    router.unsubscribe_all(bob)
     assert everything(router) == before
 
 
@@ -337,12 +339,13 @@ def test_keep_a_topic_that_others_want() -> None:
     assert members(router.route(b"news")) == [bob]
 
 
-def test_unsubscribe_all() -> None:
+def test_unsubscribe_from_everything() -> None:
     """A subscriber leaves everything that it wanted, and nothing of others."""
     router = active(NEWS, CHAT, GLOB)
     router.subscribe(CHAT, bob)
     assert router.topics_of(ann) == (NEWS, CHAT, GLOB)
-    router.unsubscribe_all(ann)
+    for topic in router.topics_of(ann):
+        router.unsubscribe(topic, ann)
     assert (router.topics_of(ann), router.topics_of(bob)) == ((), (CHAT,))
     assert router.commands() == [
         Unsubscribe(Kind.CHANNEL, (b"news",)),

@@ -57,7 +57,8 @@ class RouterModel(RuleBasedStateMachine):
 
     @rule(subscriber=SUBSCRIBERS)
     def unsubscribe_all(self, subscriber: Any) -> None:
-        self.router.unsubscribe_all(subscriber)
+        for topic in self.router.topics_of(subscriber):
+            self.router.unsubscribe(topic, subscriber)
         for topic, member in list(self.wishes):
             if member == subscriber:
                 self.forget(topic, member)

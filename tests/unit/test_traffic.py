@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from channels_mpx import CommandRefused, Multiplexer, traffic
+from channels_mpx import CommandRefused, Multiplexer, refusals, traffic
 from channels_mpx.memory import broker
 from channels_mpx.names import Kind, Topic
 from channels_mpx.testing import Broker
@@ -121,3 +121,18 @@ async def test_what_was_held_back_goes_out_on_the_next_link(
         await small
         assert await receive(layer, channel) == {"type": "a"}
         await asyncio.gather(*big, return_exceptions=True)
+
+
+async def test_refusals_of_many_names_are_logged_for_some(
+    make_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One wrong rule is not 20,000 records; each refusal is counted."""
+    server = make_redis(users=["alice on >secret ~* &allowed* +@all"])
+    async with Multiplexer(server.url_for("alice", "secret"), **QUICK) as mux:
+        subscription = mux.new_channel_subscription(print)
+        for number in range(refusals.MOST_LOGGED * 3):
+            subscription.add(f"forbidden{number}")
+        await eventually(lambda: mux.statistics().refused == {"NOPERM": refusals.MOST_LOGGED * 3})
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == refusals.MOST_LOGGED + 1
+    assert warnings[-1] == "! what else Redis refuses on this link is only counted"

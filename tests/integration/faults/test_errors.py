@@ -250,6 +250,9 @@ async def test_maxclients_is_waited_for(make_redis: MakeRedis) -> None:
         with pytest.raises(LinkUnavailable, match="max number of clients"):
             await layer.new_channel()
         assert connections_received(server) < 30
+        refused = layer.statistics().connection.refused
+        assert refused.keys() == {"ERR"}
+        assert refused["ERR"] >= 1
         server.command("CONFIG", "SET", "maxclients", 100)
         await layer.new_channel()
 
@@ -259,6 +262,13 @@ async def test_wrong_password_at_the_start_is_no_wait(make_redis: MakeRedis) -> 
     server = make_redis(password="right")
     start = time.monotonic()
     async with open_layer([server.url_for("", "wrong")]) as layer:
-        with pytest.raises(LinkRefused):
+        with pytest.raises(LinkRefused) as caught:
             await layer.new_channel()
+        assert caught.value.code == "WRONGPASS"
+        assert layer.statistics().connection.refused["WRONGPASS"] >= 1
+    async with open_layer([server.url_for()]) as layer:
+        with pytest.raises(LinkRefused, match="wants a password") as caught:
+            await layer.new_channel()
+        assert caught.value.code == "NOAUTH"
+        assert layer.statistics().connection.refused["NOAUTH"] >= 1
     assert time.monotonic() - start < 2.0
