@@ -182,7 +182,7 @@ class RedisDialer:
         )
         code = _code(error)
         if is_refusal and code not in PASSING:
-            reason = "it wants a password (NOAUTH)" if code == "NOAUTH" else str(error)
+            reason = f"it wants a password ({error})" if code == "NOAUTH" else str(error)
             return exceptions.LinkRefused(address=self.address, reason=reason, code=code)
         return exceptions.LinkUnavailable(
             address=self.address, seconds=self._timeout, reason=_reason(error), code=code

@@ -279,7 +279,10 @@ class Process:
         kind = self._hub.options.on_reconnect
         if kind is not None:
             self.inbox.gap_closed(
-                gap.seconds, lambda seconds: self._notice(type=kind, seconds=seconds)
+                gap.seconds,
+                lambda seconds: self._notice(
+                    type=kind, reason=gap.reason, seconds=seconds, epoch=gap.epoch
+                ),
             )
 
     def _is_awaited_outside(self, ended: asyncio.AbstractEventLoop | None) -> bool:

@@ -55,6 +55,8 @@ async def test_kill_and_restart_is_survived(make_redis: MakeRedis) -> None:
             assert [message["type"] for message in got] == ["gap.opened", "gap.closed", "after"]
             assert got[0]["reason"]
             assert got[1]["seconds"] > 0
+            assert got[1]["reason"] == got[0]["reason"]
+            assert got[1]["epoch"] == layer.statistics().connection.epoch
         assert connection(layer) == "connected"
         assert sum(layer.statistics().connection.reconnections.values()) == 1
 
