@@ -114,7 +114,7 @@ class DirectMailbox(Mailbox):
 
     def _ends_with(self, item: Item | None) -> bool:
         try:
-            return self._items is not None and self._items[-1] is item
+            return self.items is not None and self.items[-1] is item
         except IndexError:  # it is empty
             return False
 
@@ -124,7 +124,7 @@ class DirectMailbox(Mailbox):
 
     def addresses(self) -> list[bytes]:
         """Return where the replies go of the requests that wait in it."""
-        bodies = (item for item in tuple(self._items or ()) if isinstance(item, Body))
+        bodies = (item for item in tuple(self.items or ()) if isinstance(item, Body))
         return [body.address for body in bodies if body.address]
 
 

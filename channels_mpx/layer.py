@@ -116,8 +116,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Returns when Redis has taken the message. Never raises ``ChannelFull``.
 
         Raises:
-            MessageTooLarge: It is over ``max_message_size``; nothing was sent.
-            EncodingError: It holds something that cannot travel; nothing was sent.
+            MessageTooLarge, EncodingError: As for `send`; nothing was sent.
         """
         try:
             channel = self._group_channel(group)
@@ -214,8 +213,9 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             OwnedChannel: Its consumer takes the messages itself.
             ClosedError: The layer was closed, or the channel ended, while waiting.
         """
-        mailbox = self._mailboxes.get(channel) if isinstance(channel, str) else None
-        if mailbox is None:
+        try:
+            mailbox = self._mailboxes[channel]
+        except (KeyError, TypeError):
             return await self._receive_job(channel)
         if mailbox.is_owned:
             raise exceptions.OwnedChannel(channel=str(channel))
@@ -223,7 +223,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             await self._hub.call(self._process.wake, mailbox, receiving=True)
         while True:
             # `Mailbox.get`, written out: this is the path of every message of every consumer.
-            item = mailbox.take()
+            item = mailbox.take() if mailbox.items else None
             if item is None:
                 if self._hub.life is None:
                     self._hub.keep_alive()
@@ -314,8 +314,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def flush(self) -> None:
         """Delete all worker queues under the prefix and everything local, and close.
 
-        Memberships end, and waiting messages are dropped; requests among them fail at once for who
-        has asked. Consumers keep their channels, and the layer can be used as before.
+        Memberships end, and waiting messages are dropped; who has asked with one of them is told at
+        once. Consumers keep their channels, and the layer can be used as before.
         """
         await self._hub.call(self._process.flush)
         await self._hub.aclose()

@@ -98,7 +98,7 @@ class Traffic:
         if link is None:
             return self.command(b"PUBLISH", channel, payload)
         self._counters.commands += 1
-        future: asyncio.Future[int] = self.loop.create_future()
+        future: asyncio.Future[int] = asyncio.Future()
         link.send((b"PUBLISH", channel, payload), future)
         return future
 

@@ -62,7 +62,7 @@ async def test_request_that_expires_is_sent_back_by_a_reader_of_another_loop() -
     await eventually(lambda: names)
     asking = asyncio.create_task(asker.request(names[0], {"type": "ask"}))
     await eventually(lambda: layer.statistics().waiting == 1)
-    (request,) = layer._mailboxes[names[0]]._items or ()
+    (request,) = layer._mailboxes[names[0]].items or ()
     await eventually(lambda: time.monotonic() - request.arrived > 0.2)
     assert not asking.done()
     await layer.send(names[0], {"type": "fresh"})

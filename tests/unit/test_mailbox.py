@@ -111,7 +111,7 @@ def test_take_in_the_order_of_put(box: Mailbox) -> None:
 
 def test_take_from_a_mailbox_that_was_never_used(box: Mailbox) -> None:
     """A new mailbox is empty and costs no queue."""
-    assert (len(box), box.take(), box.is_full, box.is_awaited, box._items) == (
+    assert (len(box), box.take(), box.is_full, box.is_awaited, box.items) == (
         0, None, False, False, None,
     )  # fmt: skip
 
@@ -299,7 +299,7 @@ class Disturbed(deque[Any]):
 
 
 def disturb(box: Mailbox) -> None:
-    box._items = items = Disturbed(box._items or ())
+    box.items = items = Disturbed(box.items or ())
     items.errors = [
         IndexError("deque mutated during remove()."),
         RuntimeError("deque mutated during iteration"),
@@ -310,7 +310,7 @@ def test_drop_the_oldest_that_another_thread_has_taken(make: Callable[..., Mailb
     """Then the newest is dropped: what was taken must not be counted as lost."""
     box = make(policy=Overflow.DROP_OLDEST)
     fill(box, *"abc")
-    box._items = Raided(box._items or ())
+    box.items = Raided(box.items or ())
     assert fill(box, "d") == [False]
     assert box.dropped == 1
     assert len(box) == 2
@@ -370,7 +370,7 @@ def test_expire_what_is_behind_what_was_forced(make: Callable[..., Mailbox], tal
 def test_clear_what_another_thread_takes_from(box: Mailbox) -> None:
     """What was taken is not cleared."""
     fill(box, *"abc")
-    box._items = Raided(box._items or ())
+    box.items = Raided(box.items or ())
     assert box.clear() == 2
     assert len(box) == 0
 
@@ -378,7 +378,7 @@ def test_clear_what_another_thread_takes_from(box: Mailbox) -> None:
 def test_expire_what_another_thread_drops(box: Mailbox, tally: Tally) -> None:
     """What is gone already is not counted once more."""
     fill(box, *"abc")
-    box._items = Raided(box._items or ())
+    box.items = Raided(box.items or ())
     box.expire(time.monotonic() + STALE)
     assert (len(box), tally.expired) == (0, 2)
 
@@ -420,11 +420,11 @@ def test_clear_leaves_what_was_forced(box: Mailbox, diary: Diary) -> None:
 def test_share_between_two_who_put(box: Mailbox) -> None:
     """The queue is there from then on, so that neither makes one beside the other's."""
     box.share()
-    items = box._items
+    items = box.items
     assert items is not None
     fill(box, "a")
     box.share()
-    assert box._items is items
+    assert box.items is items
     assert texts(box) == ["a"]
 
 
