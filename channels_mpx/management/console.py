@@ -10,10 +10,14 @@ from typing import Any
 
 from .formats import to_json
 
-__all__ = ["Console", "Line"]
+__all__ = ["Console", "Line", "Unwritable"]
 
 _HOME, _CLEAR, _END_OF_LINE, _BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+
+
+class Unwritable(Exception):
+    """The output goes nowhere, as on a disk that is full."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,14 @@ class Console:
         room = rows - 1  # the cursor stands in the last row
         if len(lines) > room:
             lines = [*lines[: room - 1], Line(f"… {len(lines) - room + 1} more lines")]
-        shown = (self._paint(line.text[:columns], line.style) + _END_OF_LINE for line in lines)
+        shown = (
+            self._paint(self._stdout, line.text[:columns], line.style) + _END_OF_LINE
+            for line in lines
+        )
         self._write(self._stdout, _HOME + "\n".join(shown) + "\n" + _BELOW, ending="")
 
-    def _paint(self, text: str, style: str) -> str:
-        if not style or not (self._stdout.isatty() or self._is_colored):
+    def _paint(self, stream: Any, text: str, style: str) -> str:
+        if not style or not (stream.isatty() or self._is_colored):
             return text
         painted: str = getattr(self._style, style)(text)
         return painted
@@ -104,5 +111,10 @@ class Console:
         # A pipe may have an encoding that lacks a character of somebody's group.
         encoding = getattr(stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
-        stream.write(self._paint(text, style), style_func=str, ending=ending)
-        stream.flush()
+        try:
+            stream.write(self._paint(stream, text, style), style_func=str, ending=ending)
+            stream.flush()
+        except BrokenPipeError:  # whoever read it has enough
+            raise
+        except OSError as error:
+            raise Unwritable(f"The output cannot be written: {error.strerror or error}.") from error

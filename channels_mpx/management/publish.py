@@ -67,6 +67,12 @@ class Publish(Subcommand):
             console.line(f"Put into the queue of {readable(name)}.")
         else:
             console.line(f"Redis gave it to {plural(receivers, 'receiver')}.")
+        if receivers == 0 and not options["group"]:
+            console.aside(
+                f"Nobody listens to the channel {readable(name)} in Redis. A group takes --group, a"
+                " channel of the layer --channel.",
+                "WARNING",
+            )
 
 
 def _publish(server: Server, name: str, text: str) -> int:

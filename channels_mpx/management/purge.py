@@ -44,6 +44,8 @@ class Purge(Subcommand):
             raise CommandError("With --json nobody can be asked: give --no-input too.")
         given = [_queue(server, name) for name in names]
         server.reach(PATIENCE)
+        if server.is_memory:
+            console.aside("memory:// has only the queues of this very process.", "WARNING")
         keys = server.queues() if options["all"] else given
         found = {
             key: length
@@ -95,7 +97,7 @@ def _ask(console: Console, found: dict[bytes, int | None]) -> bool:
     console.line(f"Delete {what}? They cannot be brought back. Type 'yes' to do it:", "WARNING")
     try:
         return input().strip().lower() == "yes"
-    except EOFError:
+    except (EOFError, OSError, RuntimeError):  # at its end, a background job's, closed
         raise CommandError("Nobody answers; --no-input deletes without asking.") from None
 
 

@@ -131,6 +131,8 @@ class _Picture:
                 f"Redis {facts.version}, {census.role or 'of unknown role'}, up {age(facts.uptime)},"
                 f" memory {size(facts.memory)} {limit}, {plural(facts.clients, 'client')}"
             )
+        elif census.role is not None:
+            yield Line(f"Redis, {census.role}")
         if census.patterns is not None:
             yield Line(f"Patterns, of all clients of the server: {census.patterns:,}")
         yield from self._processes(census)

@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from channels_mpx import envelope, exceptions, memory
+from channels_mpx.arguments import require_deadline
 from channels_mpx.couriers import LoopIsGone
 from channels_mpx.envelope import Form
 from channels_mpx.hub import Hub
@@ -197,20 +198,25 @@ class Broker(MemoryBroker):
             for each in numbers
         )
 
-    @contextlib.contextmanager
-    def drop(self, rate: float) -> Iterator[None]:
+    def drop(self, rate: float) -> contextlib.AbstractContextManager[None]:
         """Drop this share of the messages, 0 to 1, while the context lasts.
 
         Whoever sends does not notice: the broker has taken the message, and loses it.
+
+        Raises:
+            InvalidArgument: It is no number from 0 to 1.
         """
+        return self._dropping(_require_share("rate", rate))
+
+    @contextlib.contextmanager
+    def _dropping(self, rate: float) -> Iterator[None]:
         previous, self._rate = self._rate, rate
         try:
             yield
         finally:
             self._rate = previous
 
-    @contextlib.contextmanager
-    def delay(self, seconds: float) -> Iterator[None]:
+    def delay(self, seconds: float) -> contextlib.AbstractContextManager[None]:
         """Have each delivery and each reply arrive that much later while the context lasts.
 
         Their order stays. What is under way when the context ends still arrives when it is due,
@@ -218,7 +224,14 @@ class Broker(MemoryBroker):
 
         Args:
             seconds: Of one way, from the broker to the layer; what layers send is there at once.
+
+        Raises:
+            InvalidTimeout: It is no finite number, or negative.
         """
+        return self._delaying(require_deadline(seconds, "seconds"))
+
+    @contextlib.contextmanager
+    def _delaying(self, seconds: float) -> Iterator[None]:
         previous, self._lanes.seconds = self._lanes.seconds, seconds
         try:
             yield
@@ -298,3 +311,12 @@ def _end(hub: Hub) -> None:
             home.courier.post(hub._leave)
     else:
         hub.close()
+
+
+def _require_share(name: str, value: object) -> float:
+    # True and False are ints to Python, and a mistake here.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:  # type: ignore[operator]
+        required = "a number from 0 to 1"
+        raise exceptions.InvalidArgument(name=name, required=required, value=value)
+    return float(value)  # type: ignore[arg-type]

@@ -191,8 +191,8 @@ class Project:
         return Outcome(process.returncode, out, err)
 
 
-def interrupt(process: subprocess.Popen[str]) -> Outcome:
-    """Press Ctrl-C and wait for the end."""
-    process.send_signal(signal.SIGINT)
+def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> Outcome:
+    """Press Ctrl-C, or send another signal, and wait for the end."""
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
     return Outcome(process.returncode, out, err)

@@ -429,6 +429,26 @@ async def test_publish_reaches_what_it_names(manager: Manager, redis_server: Red
         assert heard["data"] == b"sunny \xff"
 
 
+async def test_publish_to_nobody_has_a_hint(manager: Manager, redis_server: RedisServer) -> None:
+    """That is no error, but whoever has meant a group or a channel of the layer learns of it."""
+    message = '{"type": "said"}'
+    hint = (
+        "Nobody listens to the channel room in Redis. A group takes --group, a channel of the"
+        " layer --channel.\n"
+    )
+    outcome = await manager("publish", "room", message)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "Redis gave it to 0 receivers.\n", hint)
+    outcome = await manager("publish", "room", message, "--json")
+    assert (outcome.code, outcome.document["receivers"], outcome.err) == (0, 0, hint)
+    outcome = await manager("publish", "room", message, "--group")
+    assert (outcome.code, outcome.err) == (0, "")
+    with redis.Redis(port=redis_server.port) as client, client.pubsub() as pubsub:
+        pubsub.subscribe("room")
+        assert pubsub.get_message(timeout=5)
+        outcome = await manager("publish", "room", message)
+    assert (outcome.out, outcome.err) == ("Redis gave it to 1 receiver.\n", "")
+
+
 async def test_publish_tells_who_is_full_or_gone(manager: Manager) -> None:
     """What the layer raises is a sentence, and so is a channel that nobody has."""
     message = '{"type": "x"}'
@@ -520,6 +540,22 @@ async def test_purge_takes_nothing_but_yes(
         assert outcome.out.endswith("Nothing was deleted.\n")
 
 
+@pytest.mark.parametrize("error", [RuntimeError("input(): lost sys.stdin"), OSError(5, "EIO")])
+async def test_purge_without_a_stdin(
+    manager: Manager, queues: RedisServer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Nobody can answer where it is closed, nor in the background of a terminal."""
+
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr(builtins, "input", fail)
+    before = keys(queues)
+    outcome = await manager("purge", "mail")
+    assert (outcome.code, outcome.err[:15]) == (1, "Nobody answers;")
+    assert keys(queues) == before
+
+
 async def test_purge_of_what_is_gone_meanwhile(
     manager: Manager, queues: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,7 +615,9 @@ def test_purge_in_memory_works_in_its_process() -> None:
     with on_broker() as (broker, manager):
         broker.layer()
         manager.run("publish", "work", '{"type": "x"}', "--channel")
-        assert manager.run("purge", "--all", "--no-input").out.endswith("Deleted 1 message.\n")
+        outcome = manager.run("purge", "--all", "--no-input")
+        assert outcome.out.endswith("Deleted 1 message.\n")
+        assert outcome.err == "memory:// has only the queues of this very process.\n"
         assert not broker.queues
 
 

@@ -182,6 +182,7 @@ async def test_what_is_forbidden_is_noted(make_redis: Callable[..., RedisServer]
     assert sorted(kinds) == [
         "groups", "inboxes", "patterns", "processes", "readers of worker channels", "server"
     ]  # fmt: skip
+    assert "\nRedis, master\n" in out
     assert re.search(r"^not shown, processes: NOPERM .*'client\|list'", out, re.M)
     assert re.search(r"^  work +1 +\?$", out, re.M)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import os
 import pty
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from django.core.management import CommandError, call_command
 
 from channels_mpx import LinkError, MultiplexedChannelLayer, checks
 from channels_mpx.checks import check_servers
-from channels_mpx.management.commands.mpx import DJANGOS_OWN, SUBCOMMANDS, Command
+from channels_mpx.management.commands.mpx import COMMON, DJANGOS_OWN, SUBCOMMANDS, Command
+from channels_mpx.management.endings import terminable
 from channels_mpx.server import Server
 from tests.django.mpx import (
     OPERATOR,
@@ -55,6 +58,12 @@ def manager() -> Iterator[Manager]:
 MISTYPED = [
     ([], "the following arguments are required: subcommand"),
     (["statsu"], "invalid choice: 'statsu'"),
+    (["--layer", "nope", "ping"], "There is no channel layer 'nope'"),
+    (["--layer", "foreign", "ping", "--layer", "nope"], "There is no channel layer 'nope'"),
+    (["--watch", "status"], "--watch stands behind the subcommand: mpx status --watch …"),
+    (["--all"], "--all stands behind the subcommand: mpx purge --all …"),
+    (["--count", "3", "ping"], "subcommand: mpx ping --count or mpx tail --count …"),
+    (["--timeout=3", "ping"], "subcommand: mpx ping --timeout or mpx tail --timeout …"),
     (["status", "--layer", "defualt"], "CHANNEL_LAYERS has 'broken', 'default', 'foreign', 'odd'"),
     (["status", "--layer", "foreign"], "a channels.layers.InMemoryChannelLayer; mpx looks into"),
     (["status", "--layer", "wrong"], "no option 'capcity'; did you mean 'capacity'?"),
@@ -114,6 +123,17 @@ def test_options_that_exclude_each_other_by_keyword(manager: Manager) -> None:
     assert "give one of the options" in outcome.err
     outcome = manager.run("publish", "a", "{}", group=True, channel=True)
     assert "give one of the options" in outcome.err
+
+
+def test_options_stand_before_the_subcommand_or_behind_it(manager: Manager) -> None:
+    """Those that all have; the one behind it wins. There they may be shortened, as ever."""
+    channel_layers.set("other", MultiplexedChannelLayer(hosts=["memory://other"]))
+    words = ("--json", "--layer", "other", "ping", "--c", "1")
+    assert manager.run(*words).document["address"] == "memory://other"
+    document = manager.run(*words, "--layer", "default").document
+    assert document["address"] == "memory://commands"
+    document = manager.run("ping", count=1, layer="other", json=True).document
+    assert (document["address"], document["sent"]) == ("memory://other", 1)
 
 
 def test_there_may_be_no_layers_at_all() -> None:
@@ -203,6 +223,65 @@ def test_broken_pipe_of_a_caller_is_the_callers(redis_server: RedisServer) -> No
             manager.run("publish", "a", "b", out=Broken())
 
 
+def test_output_that_cannot_be_written_is_one_sentence(manager: Manager) -> None:
+    """A full disk: on the process's own stdout, and on a stream of the caller's."""
+
+    class Full(Output):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    sentence = "The output cannot be written: No space left on device."
+    outcome = manager.run("publish", "a", "b", out=Full())
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (1, sentence)
+    with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
+        with pytest.raises(CommandError) as told:
+            call_command(Command(), "publish", "a", "b")
+    assert str(told.value) == sentence
+
+
+def test_stdout_may_be_closed(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by ``>&-``: there is nothing that the command could do."""
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(CommandError, match="stdout is closed: there is nowhere to write to"):
+        call_command(Command(), "ping")
+
+
+def test_stderr_may_be_closed(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by ``2>&-``: what would be said is not, and all the rest goes on."""
+    monkeypatch.setattr("sys.stderr", None)
+    out = Output()
+    call_command(Command(), "publish", "a", "b", stdout=out)
+    assert out.getvalue() == "Redis gave it to 0 receivers.\n"
+
+
+# Signals
+
+
+def test_sigterm_of_others_is_left_alone(manager: Manager) -> None:
+    """Who has a handler of his own keeps it."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_ends_a_command_with_its_status() -> None:
+    """143, as shells have it; a second one would end the process at once."""
+    with pytest.raises(SystemExit) as ended, terminable():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert ended.value.code == 143
+    with terminable():
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 # Colors
 
 
@@ -213,6 +292,28 @@ def test_colors_are_for_terminals(redis_server: RedisServer) -> None:
         assert "\x1b[36" in manager.run("status", "--force-color").out
         assert "\x1b[36" in manager.run("--force-color", "status").out
         assert "\x1b" not in manager.run("status", "--no-color").out
+
+
+def test_no_color_is_for_terminals_too(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable of no-color.org turns them off, unless they are forced."""
+    monkeypatch.setattr("django.core.management.color.supports_color", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    words = ("ping", "--count", "1")
+    assert "\x1b[36" not in manager.run(*words, out=Output(is_tty=True)).out
+    assert "\x1b[36" in manager.run(*words, "--force-color", out=Output(is_tty=True)).out
+    monkeypatch.setenv("NO_COLOR", "")
+    assert "\x1b[36" in manager.run(*words, out=Output(is_tty=True)).out
+
+
+@pytest.mark.parametrize("is_tty", [True, False])
+def test_each_stream_has_its_own_colors(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, is_tty: bool
+) -> None:
+    """A file gets no colors from a command whose other stream is a terminal."""
+    monkeypatch.setattr("django.core.management.color.supports_color", lambda: True)
+    out, err = Output(is_tty=not is_tty), Output(is_tty=is_tty)
+    outcome = manager.run("publish", "a", "b", out=out, err=err)
+    assert outcome.err.startswith("\x1b[33") is is_tty
 
 
 # Processes of their own
@@ -278,8 +379,14 @@ async def test_reader_of_a_pipe_may_go_away(redis_server: RedisServer, tmp_path:
             assert process.stderr.read() == "Listening to the group room.\n"
 
 
-def test_live_screen_on_a_terminal(redis_server: RedisServer, tmp_path: Path) -> None:
-    """A real terminal gets pictures one over the other, and its cursor back on Ctrl-C."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_live_screen_on_a_terminal(
+    redis_server: RedisServer, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """A real terminal gets pictures one over the other, and its cursor back in the end.
+
+    Ctrl-C is how it is meant to end; SIGTERM has a status of its own.
+    """
     project = Project(tmp_path, {"default": setting(redis_server.url)})
     master, slave = pty.openpty()
     words = ("mpx", "status", "--watch", "0.05")
@@ -288,14 +395,25 @@ def test_live_screen_on_a_terminal(redis_server: RedisServer, tmp_path: Path) ->
         seen = ""
         while seen.count("Layer default") < 3:
             seen += os.read(master, 65536).decode()
-        outcome = interrupt(process)
+        outcome = interrupt(process, number)
         with contextlib.suppress(OSError):  # the end of a terminal
             while chunk := os.read(master, 65536):
                 seen += chunk.decode()
         os.close(master)
     assert seen.startswith("\x1b[?25l\x1b[2J")
     assert seen.endswith("\x1b[?25h")
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.err) == (code, "")
+
+
+def test_full_disk_is_one_sentence_of_a_process(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Also at exit, when Python flushes what it could not write."""
+    project = Project(tmp_path, {"default": setting(redis_server.url)})
+    with open("/dev/full", "w") as full, project.running("mpx", "status", stdout=full) as process:
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (
+        1,
+        "CommandError: The output cannot be written: No space left on device.\n",
+    )
 
 
 async def test_warnings_of_the_connection_are_not_told_twice(tmp_path: Path) -> None:
@@ -392,8 +510,9 @@ def documented(section: str) -> set[str]:
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:
-    """Return the long options of a parser."""
-    return {name for action in parser._actions for name in action.option_strings if name[1] == "-"}
+    """Return the long options that a parser shows."""
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    return {name for action in shown for name in action.option_strings if name[1] == "-"}
 
 
 def test_page_has_every_subcommand() -> None:
@@ -417,7 +536,9 @@ def test_djangos_own_options_are_all_taken_behind_the_subcommand() -> None:
     """None of them is forgotten, whatever Django adds."""
     main = options(Command().create_parser("manage.py", "mpx"))
     djangos = {word for words in DJANGOS_OWN for word in words if word.startswith("--")}
-    assert main - {"--help", "--version"} == djangos
+    common = documented(sections()["Common to all"])
+    assert main - {"--help", "--version"} == djangos | common
+    assert common == {name for names in COMMON for name in names}
 
 
 def test_acl_file_has_the_rights() -> None:

@@ -10,13 +10,20 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from channels_mpx import ClosedError, LinkUnavailable, MultiplexedChannelLayer
+from channels_mpx import (
+    ClosedError,
+    InvalidArgument,
+    InvalidTimeout,
+    LinkUnavailable,
+    MultiplexedChannelLayer,
+)
 from channels_mpx.couriers import Courier, LoopIsGone
 from channels_mpx.testing import Broker, ChannelLayerTestMixin, Sent
 from tests.helpers import eventually
@@ -107,6 +114,28 @@ async def test_down_keeps_everybody_out() -> None:
             await eventually(lambda layer=layer: layer.statistics().connection.state == "connected")
         await there.send(channel, {"type": "a"})
         assert await receive(here, channel) == {"type": "a"}
+
+
+@pytest.mark.parametrize("rate", [2.5, -0.1, float("nan"), True, "0.5", None])
+def test_drop_takes_a_share(rate: Any) -> None:
+    """Anything else is an error where it is given, and changes nothing."""
+    broker = Broker()
+    with pytest.raises(InvalidArgument) as told:
+        broker.drop(rate)
+    assert str(told.value) == f"rate must be a number from 0 to 1, not {rate!r}."
+    for allowed in (0, 0.5, 1):
+        with broker.drop(allowed):
+            assert broker._rate == allowed
+    assert broker._rate == 0
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), True, "1", None])
+def test_delay_takes_seconds(seconds: Any) -> None:
+    """Anything else is an error where it is given."""
+    with pytest.raises(InvalidTimeout) as told:
+        Broker().delay(seconds)
+    expected = f"seconds must be a number of seconds, 0 or more, not {seconds!r}."
+    assert str(told.value) == expected
 
 
 async def test_drop_loses_a_share_of_the_messages() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Action
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +17,13 @@ from django.core.management.base import (
     CommandError,
     CommandParser,
     DjangoHelpFormatter,
+    OutputWrapper,
 )
+from django.core.management.color import no_style
 
-from channels_mpx.exceptions import MPXError
 from channels_mpx.management.access import find_layer
 from channels_mpx.management.console import Console
+from channels_mpx.management.endings import in_one_sentence, terminable
 from channels_mpx.management.ping import Ping
 from channels_mpx.management.publish import Publish
 from channels_mpx.management.purge import Purge
@@ -46,8 +49,21 @@ DJANGOS_OWN: dict[tuple[str, ...], dict[str, Any]] = {
     ("--force-color",): {"action": "store_true", "help": "Force colorization of the output."},
 }
 
-#: The exit code of a command that Ctrl-C has ended before it could do anything: 128 + SIGINT.
-INTERRUPTED = 130
+#: What all subcommands take. It may stand before them too.
+COMMON: dict[tuple[str, ...], dict[str, Any]] = {
+    ("--layer",): {"metavar": "ALIAS", "help": "Which layer of CHANNEL_LAYERS: default."},
+    ("--json",): {"action": "store_true", "help": "Write JSON, one document in each line."},
+}
+
+
+class Misplaced(Action):
+    """An option of some subcommands that stands before them: says where it belongs."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        """See `argparse.Action`."""
+        parser.error(f"{option_string} stands behind the subcommand: mpx {self.const} …")
 
 
 class Command(BaseCommand):  # type: ignore[misc, unused-ignore]
@@ -61,10 +77,15 @@ class Command(BaseCommand):  # type: ignore[misc, unused-ignore]
 
     def add_arguments(self, parser: Any) -> None:
         """Add the subcommands. Each takes the options that all have, Django's among them."""
-        common = self._common()
-        subparsers = parser.add_subparsers(
-            dest="subcommand", required=True, title="subcommands", metavar="subcommand"
-        )
+        # What is shortened behind the subcommand would be looked for among those before it too.
+        parser.allow_abbrev = False
+        parser.set_defaults(layer="default")
+        common = CommandParser(add_help=False)
+        for names, rest in COMMON.items():
+            parser.add_argument(*names, **rest)
+        for names, rest in {**COMMON, **DJANGOS_OWN}.items():
+            common.add_argument(*names, **rest, default=SUPPRESS)
+        subparsers = parser.add_subparsers(dest="subcommand", required=True, title="subcommands")
         for subcommand in SUBCOMMANDS.values():
             subparser = subparsers.add_parser(
                 subcommand.name,
@@ -74,22 +95,29 @@ class Command(BaseCommand):  # type: ignore[misc, unused-ignore]
                 formatter_class=DjangoHelpFormatter,
             )
             subcommand.add_arguments(subparser)
+        self._add_misplaced(parser)
 
-    def _common(self) -> CommandParser:
-        """Return a parser of the options that may stand behind every subcommand."""
-        parser = CommandParser(add_help=False)
-        parser.add_argument(
-            "--layer",
-            default="default",
-            metavar="ALIAS",
-            help="Which layer of CHANNEL_LAYERS: %(default)s.",
-        )
-        parser.add_argument(
-            "--json", action="store_true", help="Write JSON, one document in each line."
-        )
-        for names, rest in DJANGOS_OWN.items():
-            parser.add_argument(*names, default=SUPPRESS, **rest)
-        return parser
+    def _add_misplaced(self, parser: Any) -> None:
+        """Have the options of the subcommands explained where they do not belong."""
+        owners: dict[str, list[str]] = {}
+        destinations: dict[str, str] = {}
+        for subcommand in SUBCOMMANDS.values():
+            own = CommandParser(add_help=False)
+            subcommand.add_arguments(own)
+            for action in own._actions:
+                for option in action.option_strings:
+                    owners.setdefault(option, []).append(f"{subcommand.name} {option}")
+                    destinations[option] = action.dest
+        for option, uses in owners.items():
+            parser.add_argument(
+                option,
+                dest=destinations[option],  # as `call_command` knows it
+                action=Misplaced,
+                nargs="?",
+                const=" or mpx ".join(uses),
+                default=SUPPRESS,
+                help=SUPPRESS,
+            )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run a subcommand.
@@ -102,30 +130,23 @@ class Command(BaseCommand):  # type: ignore[misc, unused-ignore]
                 "mpx blocks, and this thread runs an event loop: call it in another thread, for"
                 " example with asyncio.to_thread."
             )
+        self._adopt(options)
         console = Console(
             self.stdout, self.stderr, self.style, options["json"], options["force_color"]
         )
-        with _in_one_sentence(has_own_stdout=not options.get("stdout")), _unlogged():
+        with terminable(), in_one_sentence(not options.get("stdout")), _unlogged():
             server = Server(find_layer(options["layer"]))
             SUBCOMMANDS[options["subcommand"]].run(console, server, options)
 
-
-@contextlib.contextmanager
-def _in_one_sentence(has_own_stdout: bool) -> Iterator[None]:
-    """Turn what may go wrong into what Django shows to people."""
-    try:
-        yield
-    except MPXError as error:
-        raise CommandError(str(error)) from error
-    except KeyboardInterrupt:
-        raise CommandError("Interrupted.", returncode=INTERRUPTED) from None
-    except BrokenPipeError:
-        if not has_own_stdout:
-            raise  # it belongs to whoever called us, as the process's own stdout does then
-        # Whoever read our output has enough of it, as `head` has. Python's own advice (signal,
-        # Note on SIGPIPE): nothing must be flushed into that pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+    def _adopt(self, options: dict[str, Any]) -> None:
+        """See to what Django leaves open: streams that are closed, and https://no-color.org."""
+        if sys.stderr is None and not options.get("stderr"):
+            self.stderr = OutputWrapper(io.StringIO())  # who closed it wants to hear nothing
+        if sys.stdout is None and not options.get("stdout"):
+            raise CommandError("stdout is closed: there is nowhere to write to.")
+        if os.environ.get("NO_COLOR") and not options["force_color"]:
+            self.style = no_style()
+            self.stderr.style_func = None
 
 
 @contextlib.contextmanager
