@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -69,3 +70,25 @@ async def test_courier_is_loaded_until_its_jobs_have_ended() -> None:
     await eventually(lambda: seen)
     assert seen == [True]
     assert not courier.is_loaded
+
+
+async def test_job_that_fails_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged with its traceback, and the next one has its turn."""
+    courier, done = Courier(asyncio.get_running_loop()), asyncio.Event()
+    courier.post(lambda: 1 / 0)
+    courier.post(done.set)
+    await asyncio.wait_for(done.wait(), 5)
+    assert "! a job failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert not courier.is_loaded
+
+
+def test_collected_loop_takes_no_jobs() -> None:
+    """A courier does not keep its loop."""
+    loop = asyncio.new_event_loop()
+    courier = Courier(loop)
+    loop.close()
+    del loop
+    gc.collect()
+    with pytest.raises(LoopIsGone):
+        courier.post(print)

@@ -6,13 +6,14 @@ import asyncio
 import gc
 import itertools
 import threading
+import time
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from channels_mpx import LinkLost, LinkUnavailable, SyncCallFromAsync, supervisor
+from channels_mpx import LinkLost, LinkUnavailable, SyncCallFromAsync, home, supervisor
 from channels_mpx.home import Home
 from channels_mpx.hub import Hub
 from channels_mpx.options import Options
@@ -341,3 +342,51 @@ def test_loop_that_stopped_while_connecting_is_forsaken() -> None:
     loop.close()
     hub.close()
     assert hub.state == "idle"
+
+
+def test_no_loop_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller hears why, and the next one may have more luck."""
+
+    def fail(coroutine: Coroutine[Any, Any, None]) -> None:
+        coroutine.close()
+        raise OSError(24, "Too many open files")
+
+    layer = Broker().layer(**QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "run", fail)
+        with pytest.raises(LinkUnavailable, match=r"no event loop for it.*Too many open files"):
+            layer.sync.group_send("room", {"type": "a"})
+    layer.sync.group_send("room", {"type": "a"})
+    layer.sync.close()
+
+
+async def test_close_from_elsewhere_when_home_has_just_ended(other: Callable[..., Any]) -> None:
+    """There is nothing left to end, and nothing is waited for."""
+    hub = make_hub()
+    hub.keep_alive()
+    present = hub._residence.current
+    assert present is not None
+    present.courier.close()
+    began = time.monotonic()
+    await asyncio.wrap_future(other(hub.aclose()))
+    await asyncio.to_thread(hub.close)
+    assert time.monotonic() - began < 2
+    await hub.aclose()
+
+
+async def test_close_from_elsewhere_does_not_wait_for_itself(
+    other: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing takes the moment that the connection takes, on any loop and without one."""
+    monkeypatch.setattr(home, "GRACE", 10)
+    monkeypatch.setattr(supervisor, "DRAIN", 10)
+    for close in ("loop", "thread"):
+        hub = make_hub()
+        await hub.call(hub.publish, b"one", b"1", receiving=True)
+        began = time.monotonic()
+        if close == "loop":
+            await asyncio.wrap_future(other(hub.aclose()))
+        else:
+            await asyncio.to_thread(hub.close)
+        assert time.monotonic() - began < 5
+        assert hub.state == "idle"

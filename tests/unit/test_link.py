@@ -12,7 +12,7 @@ from redis.asyncio.connection import Connection
 
 from channels_mpx import link as link_module
 from channels_mpx.exceptions import LinkUnavailable
-from channels_mpx.link import RedisDialer, _first_answers, _hang_up, _take_over
+from channels_mpx.link import RedisDialer, _code, _first_answers, _hang_up, _take_over
 from channels_mpx.options import parse_host
 from tests.servers import RedisServer
 from tests.unit.test_resp import Diary, Wire, message
@@ -160,3 +160,22 @@ async def test_all_sentinels_are_waited_for_no_longer_than_they_take() -> None:
     start = asyncio.get_running_loop().time()
     assert len(await _first_answers(questions((0.0, {"n": 1}), (0.01, {"n": 2})))) == 2
     assert asyncio.get_running_loop().time() - start < 0.4
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (redis_errors.AuthenticationError("Authentication required."), "NOAUTH"),
+        (redis_errors.AuthenticationError("invalid username-password pair"), "WRONGPASS"),
+        (redis_errors.BusyLoadingError("Redis is loading the dataset in memory"), "LOADING"),
+        (redis_errors.NoPermissionError("this user has no permissions"), "NOPERM"),
+        (redis_errors.ReadOnlyError("You can't write against a read only replica."), "READONLY"),
+        (redis_errors.ResponseError("MASTERDOWN Link with MASTER is down"), "MASTERDOWN"),
+        (redis_errors.ConnectionError("max number of clients reached"), "ERR"),
+        (redis_errors.ConnectionError("Connection closed by server."), None),
+        (OSError(111, "refused"), None),
+    ],
+)
+def test_code_of_an_error_without_one(error: Exception, code: str | None) -> None:
+    """Older versions of redis-py cut Redis's code off and keep it nowhere."""
+    assert _code(error) == code
