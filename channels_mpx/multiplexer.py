@@ -15,7 +15,7 @@ from .policies import Overflow
 from .promises import PromiseSubscription
 from .reading import Bounds
 from .registry import Registry
-from .statistics import HubStatistics
+from .statistics import MultiplexerStatistics
 from .subscriptions import ChannelSubscription, PatternSubscription
 
 __all__ = ["Multiplexer", "SyncMultiplexer", "multiplexer_over", "serve"]
@@ -218,9 +218,10 @@ class Multiplexer:
         count: int = await self._hub.call(self._hub.command, b"PUBSUB", b"NUMPAT")
         return count
 
-    def statistics(self) -> HubStatistics:
-        """Return what the connection is doing; cheap enough for once a second."""
-        return self._hub.statistics()
+    def statistics(self) -> MultiplexerStatistics:
+        """Return what the connection and the subscriptions do; cheap enough for once a second."""
+        connection = vars(self._hub.statistics())
+        return MultiplexerStatistics(**connection, subscriptions=self._registry.statistics())
 
     # Life
 

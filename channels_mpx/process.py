@@ -116,8 +116,9 @@ class Process:
         self.workers = Workers(hub, self.intake, self._make_mailbox)
         #: The subscriptions of consumers and of `MultiplexedChannelLayer.multiplexer`.
         self.registry = Registry()
+        self.registry.announce = lambda event, **details: self.announce(event, **details)
         self.board = PromiseBoard(hub, self.registry)
-        self.inbox.dropped = self.groups.discard_all
+        self.inbox.dropped = self._dropped
         self.inbox.went_dormant = self.groups.suspend
         self.correlation = self.inbox.correlation
         self._delegation = Delegation(hub, self.intake, self.correlation)
@@ -142,14 +143,22 @@ class Process:
     def statistics(self) -> LayerStatistics:
         """Return the numbers; for any thread."""
         mailboxes = tuple(self.inbox.mailboxes.values())
-        deepest = max(mailboxes, key=len, default=None)
         tally = self._tally
+        delivered, waiting, most, deepest = tally.delivered + self.workers.taken, 0, 0, ""
+        for mailbox in mailboxes:  # once, and without a call for those in which nothing waits
+            delivered += mailbox.taken
+            items = mailbox.items
+            if items:
+                count = len(items)
+                waiting += count
+                if count > most:
+                    most, deepest = count, mailbox.name
         return LayerStatistics(
             connection=self._hub.statistics(),
             channels=len(mailboxes),
             groups=len(self.groups),
-            waiting=sum(map(len, mailboxes)),
-            deepest=(deepest.name, len(deepest)) if deepest else None,
+            waiting=waiting,
+            deepest=(deepest, most) if most else None,
             requests=len(self.correlation),
             sent={
                 "group": tally.sent[Form.GROUP],
@@ -157,9 +166,7 @@ class Process:
                 "worker": tally.sent[Form.WORKER],
                 "reply": tally.sent[Form.REPLY] + tally.sent[Form.FAILURE],
             },
-            delivered=tally.delivered
-            + self.workers.taken
-            + sum(mailbox.taken for mailbox in mailboxes),
+            delivered=delivered,
             dropped={
                 "full": tally.full,
                 "expired": tally.expired,
@@ -168,6 +175,7 @@ class Process:
                 "late": tally.late,
             },
             lag=self.intake.lag.read(time.monotonic()),
+            subscriptions=self.registry.statistics(),
         )
 
     def desk(self, channel: str) -> Desk:
@@ -264,9 +272,10 @@ class Process:
     def gap_opened(self, reason: str) -> None:
         """See `Listener.gap_opened`: every consumer gets a message, if one is configured."""
         kind = self._hub.options.on_disconnect
-        # Before the registry: its notices would stand between this gap and the last one.
-        self.inbox.gap_opened(None if kind is None else self._notice(type=kind, reason=reason))
+        # The registry first: a notice of the last gap is found behind the inbox's message of it,
+        # but that message only if it is the last.
         self.registry.gap_opened(reason)
+        self.inbox.gap_opened(None if kind is None else self._notice(type=kind, reason=reason))
 
     def gap_went_on(self, reason: str) -> None:
         """See `Listener.gap_went_on`."""
@@ -284,6 +293,15 @@ class Process:
                     type=kind, reason=gap.reason, seconds=seconds, epoch=gap.epoch
                 ),
             )
+
+    def _dropped(self, mailbox: Mailbox) -> None:
+        self.groups.discard_all(mailbox)
+        loop = asyncio._get_running_loop()
+        if loop is not None:  # who was just handed a message counts it when his task runs: sooner
+            loop.call_soon(self._count_late, mailbox, mailbox.taken)
+
+    def _count_late(self, mailbox: Mailbox, counted: int) -> None:
+        self._tally.delivered += mailbox.taken - counted
 
     def _is_awaited_outside(self, ended: asyncio.AbstractEventLoop | None) -> bool:
         mailboxes = tuple(self.inbox.mailboxes.values())

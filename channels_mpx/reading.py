@@ -74,6 +74,8 @@ class Reader:
         taken: Told about each notice that was taken out.
         handlers: The callback of each channel, None for what is said for all. Messages on other
             channels are dropped. Without handlers there are no such.
+        tally: Where messages are counted that callbacks or readers got, and those that were dropped
+            because their channel is gone; None: nowhere else.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Reader:
         callbacks: Callbacks,
         taken: Callable[[Notice], object],
         handlers: Mapping[bytes, OnMessage | None] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._owner = owner
         self._mailbox = mailbox
@@ -93,8 +96,12 @@ class Reader:
         self._at_once = 0
         self._is_ended = False
         self._task: asyncio.Task[None] | None = None
-        #: Messages that callbacks or readers got.
-        self.delivered = 0
+        self._tally = Tally() if tally is None else tally
+
+    @property
+    def delivered(self) -> int:
+        """Messages that callbacks or readers got."""
+        return self._tally.delivered
 
     @property
     def has_callback(self) -> bool:
@@ -142,7 +149,10 @@ class Reader:
                     return
             if type(item) is PubSubMessage:
                 callback = self._handlers.get(item.channel, self._otherwise) or on_message
-                self.delivered += callback is not _removed
+                if callback is _removed:
+                    self._tally.unknown += 1
+                    continue
+                self._tally.delivered += 1
                 await call(self._owner, callback, item.channel, item.payload)
             else:
                 await self._tell(item)
@@ -177,7 +187,10 @@ class Reader:
                 await self._tell(item)
                 continue
             handler = self._handlers.get(item.channel, self._otherwise)
-            self.delivered += handler is not _removed
+            if handler is _removed:
+                self._tally.unknown += 1
+                continue
+            self._tally.delivered += 1
             if handler is None:
                 return item
             await call(self._owner, handler, item.channel, item.payload)

@@ -1,17 +1,22 @@
 """What a subscriber hears, as items for a mailbox: messages, and notices about the subscription.
 
 The reader calls a `Reception`; whoever owns the mailbox takes the items out, where and when it
-likes. Messages may be dropped by the mailbox's bounds, notices never are.
+likes. Messages may be dropped by the mailbox's bounds, notices never are. So that they stay few, a
+gap is told of apart from the last one only if a message came in between, or if the news of the last
+one were all taken out: to whoever hears of them at last, all others are one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Collection
 from typing import Any
 
 from . import exceptions
+from .codec import Body
 from .gap import Gap
 from .hub import Hub
 from .mailbox import Mailbox
@@ -79,7 +84,9 @@ class Reception:
     """A subscriber that puts what it hears into a mailbox.
 
     The multiplexer calls it on the home loop, see `Subscriber`. It tells of one ``on_gap`` for
-    each gap that began while something was wanted, after the activations that ended it.
+    each gap that began while something was wanted, after the activations that ended it. If the
+    last item that waits is an ``on_gap`` and the link is lost again, it is taken out and that gap
+    goes on: the next ``on_gap`` has the length of all of it.
 
     Args:
         hub: The connection.
@@ -98,6 +105,10 @@ class Reception:
         #: What the activations that wait in the mailbox are of, so that each is told once.
         self._announced: set[bytes] = set()
         self._is_interrupted = False
+        #: The last notice of the last gap that was told of.
+        self._latest: Notice | None = None
+        #: When and why that gap began, once it is over; in seconds of `time.monotonic`.
+        self._begin: tuple[float, str] | None = None
 
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
         """See `Subscriber.deliver`. What the layer itself sends is not for subscribers."""
@@ -114,13 +125,17 @@ class Reception:
 
     def interrupted(self, reason: str) -> None:
         """See `Subscriber.interrupted`. A link lost again in the same gap is no news."""
+        if self._is_interrupted:
+            return
+        self._is_interrupted = True
+        if self._goes_on():
+            return
+        self._latest = self._begin = None
         if len(self._mailbox) < self._capacity:
             # An activation that waits is told before this; the next one must be told after it.
             self._announced.clear()
-        if not self._is_interrupted:
-            self._is_interrupted = True
-            error = exceptions.LinkLost(address=self._hub.address, reason=reason)
-            self._notify("on_disconnect", error)
+        error = exceptions.LinkLost(address=self._hub.address, reason=reason)
+        self._notify("on_disconnect", error)
 
     def refused(self, topic: Topic, error: Exception) -> None:
         """See `Subscriber.refused`."""
@@ -128,9 +143,16 @@ class Reception:
 
     def gap_closed(self, gap: Gap) -> None:
         """Everything wanted is active again."""
-        if self._is_interrupted:
-            self._is_interrupted = False
-            self._notify("on_gap", gap)
+        if not self._is_interrupted:
+            return
+        now = time.monotonic()
+        if self._begin is None:
+            self._begin = now - gap.seconds, gap.reason
+        else:
+            since, reason = self._begin
+            gap = dataclasses.replace(gap, reason=reason, seconds=now - since)
+        self._notify("on_gap", gap)
+        self._is_interrupted = False
 
     def end(self, error: Exception) -> None:
         """Nothing comes any more after what waits already; say why."""
@@ -143,4 +165,32 @@ class Reception:
 
     def _notify(self, event: str, value: Any) -> None:
         if event in self._events:
-            self._mailbox.force(self.notice_type(event, value))
+            notice = self.notice_type(event, value)
+            if self._is_interrupted:
+                self._latest = notice
+            self._mailbox.force(notice)
+
+    def _goes_on(self) -> bool:
+        """Tell whether the last gap goes on, and take its end out if it was told of."""
+        latest = self._latest
+        if latest is None or not self._is_last(latest):
+            return False
+        if latest.event != "on_gap":  # nobody cares for the end
+            return True
+        if not self._mailbox.withdraw(latest):  # another thread has just taken it
+            return False
+        self.taken(latest)
+        return True
+
+    def _is_last(self, notice: Notice) -> bool:
+        """Tell whether a notice waits, and behind it nothing but what the layer says of gaps."""
+        items, at = self._mailbox.items, -1
+        with contextlib.suppress(IndexError):  # another thread has just taken it
+            while items:
+                item = items[at]
+                if item is notice:
+                    return True
+                if not isinstance(item, Body) or item.arrived != math.inf:
+                    return False
+                at -= 1
+        return False

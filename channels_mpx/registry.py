@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from .gap import Gap, Nobody
+from .statistics import SubscriptionStatistics, Tally
 
-__all__ = ["Registered", "Registry"]
+__all__ = ["Metered", "Registered", "Registry"]
 
 
 class Registered(Protocol):
@@ -37,17 +40,44 @@ class Registered(Protocol):
         """End it."""
 
 
+class Metered(Registered, Protocol):
+    """A subscription with a mailbox of its own."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the statistics."""
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait in it."""
+
+
+class _Meter(weakref.ref[Metered]):
+    """The counters of a subscription, which run as long as anybody may still read it."""
+
+    __slots__ = ("tally",)
+
+    tally: Tally
+
+
 class Registry(Nobody):
     """The subscriptions of one hub, and its listener for them.
 
     Attributes:
         lock: Guards what they share. Reentrant: a collection in the middle may end one.
+        announce: Told by name what users may want to hear of, on any thread, the reader's too.
     """
 
     def __init__(self) -> None:
         self._subscriptions: weakref.WeakSet[Registered] = weakref.WeakSet()
         self._held: set[Registered] = set()
+        self._meters: set[_Meter] = set()
+        #: Meters of subscriptions that are gone: any thread may collect, in the middle of anything.
+        self._stopped: deque[_Meter] = deque()
+        #: What the meters say that are not in `_meters` any more.
+        self._past = Tally()
         self.lock = threading.RLock()
+        self.announce: Callable[..., object] = lambda event, **details: None
 
     def __repr__(self) -> str:
         return f"<Registry {len(self._subscriptions)}>"
@@ -64,6 +94,49 @@ class Registry(Nobody):
             self._subscriptions.add(subscription)
             if is_held:
                 self._held.add(subscription)
+
+    def meter(self, subscription: Metered, tally: Tally) -> None:
+        """Have the numbers of a subscription in `statistics`. For any thread.
+
+        Args:
+            subscription: The subscription, until it is closed.
+            tally: What it counts, for good: also what is counted after it was closed.
+        """
+        meter = _Meter(subscription, self._stopped.append)
+        meter.tally = tally
+        with self.lock:
+            self._forget_stopped()
+            self._meters.add(meter)
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Return the numbers of the subscriptions with mailboxes of their own. For any thread."""
+        with self.lock:
+            self._forget_stopped()
+            past, meters = self._past, tuple(self._meters)
+            # Not to be folded into the past before they are added up.
+            full, unknown, delivered = past.full, past.unknown, past.delivered
+            for meter in meters:
+                full += meter.tally.full
+                unknown += meter.tally.unknown
+                delivered += meter.tally.delivered
+        there = [each for meter in meters if (each := meter()) is not None and not each.closed]
+        waiting = [each.waiting for each in there]
+        most = max(waiting, default=0)
+        return SubscriptionStatistics(
+            count=len(there),
+            waiting=sum(waiting),
+            deepest=(there[waiting.index(most)].name, most) if most else None,
+            delivered=delivered,
+            dropped={"full": full, "removed": unknown},
+        )
+
+    def _forget_stopped(self) -> None:
+        while self._stopped:
+            meter = self._stopped.popleft()
+            self._meters.discard(meter)
+            self._past.full += meter.tally.full
+            self._past.unknown += meter.tally.unknown
+            self._past.delivered += meter.tally.delivered
 
     def discard(self, subscription: Registered) -> None:
         """Forget a subscription that is over. For any thread."""

@@ -10,11 +10,13 @@ The sender is the layer's class. Every receiver gets ``layer`` and what the sign
     connected       ``epoch``: the number of this connection, from 1
     disconnected    ``reason``
     gap             ``gap``: a `Gap`, when everything is active again after a loss
-    overflow        ``channel``, ``waiting``: it is full and drops its first message
+    overflow        ``channel``, ``waiting``: it is full and drops its first message. If it is a
+                    subscription of the layer's multiplexer: also ``subscription``, and
+                    ``channel`` is its name in the statistics
     bad_message     ``where``, ``reason``: something came that is no message of this layer
 
 Of what happens again and again, only the first is told: an episode of `overflow` ends when the
-consumer has taken all that waited, one of `bad_message` when none has come for 60 s.
+consumer or reader has taken all that waited, one of `bad_message` when none has come for 60 s.
 """
 
 from __future__ import annotations

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from .lag import Lag
 
-__all__ = ["Counters", "HubStatistics", "LayerStatistics", "Tally"]
+__all__ = [
+    "Counters",
+    "HubStatistics",
+    "LayerStatistics",
+    "MultiplexerStatistics",
+    "SubscriptionStatistics",
+    "Tally",
+]
 
 #: Codes of errors that are counted under their name (Redis source, ``shared`` error objects). The
 #: code is text of the server's, so the others are counted together.
@@ -62,12 +69,12 @@ class Counters:
 
 
 class Tally:
-    """What became of the messages of one layer."""
+    """What became of the messages of one layer, or of one subscription."""
 
     __slots__ = ("delivered", "expired", "full", "late", "malformed", "sent", "unknown")
 
     def __init__(self) -> None:
-        #: Taken by consumers that are gone.
+        #: Taken by consumers that are gone; of a subscription: by its callbacks or readers.
         self.delivered = 0
         #: Dropped because nobody took it in time.
         self.expired = 0
@@ -138,6 +145,38 @@ class HubStatistics:
 
 
 @dataclass(frozen=True)
+class SubscriptionStatistics:
+    """The channel and pattern subscriptions of a multiplexer; those of consumers are not among them.
+
+    Attributes:
+        count: Subscriptions that are open.
+        waiting: Messages, and notices for callbacks, that wait in them.
+        deepest: The subscription in which most waits, and how much; None if all are empty. It is
+            named by its kind, its pattern or first channel, and how many channels more it has.
+        delivered: Messages that callbacks or readers got.
+        dropped: Messages that nobody got, by reason: ``full``, ``removed`` (the channel was removed
+            while they waited).
+    """
+
+    count: int
+    waiting: int
+    deepest: tuple[str, int] | None
+    delivered: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class MultiplexerStatistics(HubStatistics):
+    """A multiplexer: all of `HubStatistics`, and its subscriptions.
+
+    Attributes:
+        subscriptions: What waits in them, and what became of their messages.
+    """
+
+    subscriptions: SubscriptionStatistics
+
+
+@dataclass(frozen=True)
 class LayerStatistics:
     """The layer in this process.
 
@@ -154,6 +193,8 @@ class LayerStatistics:
         dropped: Messages that no consumer took, by reason: ``full``, ``expired``, ``malformed``,
             ``unknown`` (the channel is gone), ``late`` (a reply for which nobody waits any more).
         lag: Seconds from sending to arrival here; None if nothing came in the last minute.
+        subscriptions: The subscriptions of ``layer.multiplexer``; none of the numbers above has
+            anything of them.
     """
 
     connection: HubStatistics
@@ -166,3 +207,4 @@ class LayerStatistics:
     delivered: int
     dropped: dict[str, int]
     lag: Lag | None
+    subscriptions: SubscriptionStatistics

@@ -21,6 +21,7 @@ from .callbacks import Callbacks, OnMessage
 from .gap import Gap
 from .handles import Handle, Tie
 from .hub import Hub
+from .ledgers import text_of
 from .mailbox import Mailbox
 from .names import Topic
 from .policies import Overflow
@@ -42,6 +43,16 @@ class _Tie(Tie):
 
     _handle: Subscription
 
+    @property
+    def name(self) -> str:
+        """See `Metered.name`."""
+        return self._handle._name()
+
+    @property
+    def waiting(self) -> int:
+        """See `Metered.waiting`."""
+        return self._handle.waiting
+
     def outlives(self, ended: asyncio.AbstractEventLoop) -> bool:
         """See `Registered.outlives`. Who wants nothing does not go on."""
         return super().outlives(ended) and self._handle._wants_something()
@@ -50,6 +61,12 @@ class _Tie(Tie):
         """See `Registered.gap_opened`; whoever wants nothing misses nothing."""
         if self._handle._wants_something():
             self._handle._ear.gap_opened(reason)
+        self._handle._ear.has_heard = False
+
+    def gap_went_on(self, reason: str) -> None:
+        """See `Registered.gap_went_on`; whoever was not active yet misses nothing."""
+        if self._handle._ear.has_heard:
+            self._handle._ear.gap_went_on(reason)
 
     def gap_closed(self, gap: Gap) -> None:
         """See `Registered.gap_closed`."""
@@ -57,11 +74,15 @@ class _Tie(Tie):
 
     def overflowed(self, mailbox: Mailbox) -> None:
         """See `Observer.overflowed`."""
+        handle, waiting = self._handle, len(mailbox)
+        handle._registry.announce(
+            "overflow", channel=self.name, waiting=waiting, subscription=handle
+        )
         if mailbox.policy is not Overflow.CLOSE:
-            logger.warning("! %r is full: dropping messages", self._handle)
+            logger.warning("! %r is full: dropping messages", handle)
             return
-        logger.warning("! %r is full: closing it", self._handle)
-        self._handle._overflow(len(mailbox))
+        logger.warning("! %r is full: closing it", handle)
+        handle._overflow(waiting)
 
     def relieved(self, mailbox: Mailbox, dropped: int) -> None:
         """See `Observer.relieved`."""
@@ -77,10 +98,13 @@ class _Ear(Reception):
     ) -> None:
         super().__init__(hub, mailbox, events)
         self._owner = owner
+        #: Whether anything was active since the last gap began.
+        self.has_heard = False
 
     def activated(self, topic: Topic) -> None:
         """See `Subscriber.activated`."""
         self._owner._follow_home()
+        self.has_heard = True
         super().activated(topic)
 
     def refused(self, topic: Topic, error: Exception) -> None:
@@ -104,6 +128,10 @@ class _Ear(Reception):
     def gap_opened(self, reason: str) -> None:
         """A gap begins, in which messages may be missed."""
         self._is_interrupted = False  # no gap was told of yet, or the last one without its end
+        self.gap_went_on(reason)
+
+    def gap_went_on(self, reason: str) -> None:
+        """Messages may be missed in a gap of which it may have been told already."""
         super().interrupted(reason)
 
 
@@ -133,13 +161,20 @@ class Subscription(Handle):
         self._tally = Tally()
         self._mailbox = bounds.mailbox(type(self).__name__, self._tally, tie)
         self._ear = _Ear(hub, self._mailbox, callbacks.events, self)
-        self._reader = Reader(self, self._mailbox, callbacks, self._ear.taken, handlers)
+        self._reader = Reader(
+            self, self._mailbox, callbacks, self._ear.taken, handlers, self._tally
+        )
+        #: The patterns or channels; of channels, of which there may be thousands, at no cost.
+        self._names: Callable[[], Iterable[bytes]] = (
+            (lambda: [topic.name for topic in topics()]) if handlers is None else handlers.keys
+        )
         self._activation = Activation(hub, self._ear, topics, self.__repr__)
         #: The same reading for code without an event loop.
         self.sync = SyncReading(self, hub)
         if tie.loop is not None:
             self._reader.begin()
         registry.add(tie, is_held=self._reader.has_callback)
+        registry.meter(tie, self._tally)
 
     # Reading
 
@@ -231,6 +266,12 @@ class Subscription(Handle):
         await self.activated(timeout)
 
     # For the multiplexer, at home
+
+    def _name(self) -> str:
+        """Return what it is called where it must be told from others."""
+        names = tuple(self._names())
+        more = [f"+{len(names) - 1}"] if len(names) > 1 else []
+        return " ".join([type(self).__name__, *map(text_of, names[:1]), *more])
 
     def _wants_something(self) -> bool:
         return bool(self._hub.wishes_of(self._ear))

@@ -36,7 +36,7 @@ from channels_mpx.exporters.prometheus import LayerCollector
 from channels_mpx.lag import Lag
 from channels_mpx.options import Options
 from channels_mpx.router import TRANSITIONS
-from channels_mpx.statistics import HubStatistics, LayerStatistics
+from channels_mpx.statistics import HubStatistics, LayerStatistics, SubscriptionStatistics
 from channels_mpx.wire import Loss
 from tests.helpers import eventually
 from tests.installed import write_metadata
@@ -220,7 +220,12 @@ def test_operate_explains_every_metric() -> None:
         for sample in LayerCollector().describe()
     ]
     assert [name for name, _ in table] == given
-    fields_of = {"": LayerStatistics, "connection": HubStatistics, "lag": Lag}
+    fields_of = {
+        "": LayerStatistics,
+        "connection": HubStatistics,
+        "lag": Lag,
+        "subscriptions": SubscriptionStatistics,
+    }
     for _, (*owner, field) in table:
         assert field in {each.name for each in fields(fields_of["".join(owner)])}
 

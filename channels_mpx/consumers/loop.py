@@ -182,9 +182,13 @@ class ConsumerLoop:
         return item is not None
 
     def _take(self) -> Any:
-        item = self.mailbox.take()
-        if type(item) is ClientEvent:
-            self._pump.taken()
+        item: Any = self.mailbox.take()
+        kind = type(item)
+        if kind is not Body and item is not None:
+            if kind is ClientEvent:
+                self._pump.taken()
+            elif not item.size:  # a notice, for instance: only messages count
+                self.mailbox.taken -= 1
         return item
 
     def _admit(self, item: Any) -> None:

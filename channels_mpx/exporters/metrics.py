@@ -96,10 +96,10 @@ METRICS: Sequence[Metric] = (
     ),
     _gauge("channels", "Direct channels.", lambda n: n.channels),
     _gauge("groups", "Groups with members here.", lambda n: n.groups),
-    _gauge("waiting_messages", "Messages in mailboxes.", lambda n: n.waiting),
+    _gauge("waiting_messages", "Messages in mailboxes of channels.", lambda n: n.waiting),
     _gauge(
         "deepest_mailbox_messages",
-        "Messages in the fullest mailbox.",
+        "Messages in the fullest mailbox of a channel.",
         lambda n: n.deepest[1] if n.deepest else 0,
     ),
     _gauge("waiting_requests", "Requests that wait for their replies.", lambda n: n.requests),
@@ -109,6 +109,32 @@ METRICS: Sequence[Metric] = (
         "dropped_messages",
         "Messages that no consumer took, by reason.",
         lambda n: n.dropped,
+        "reason",
+    ),
+    _gauge(
+        "subscriptions",
+        "Open subscriptions of the layer's multiplexer.",
+        lambda n: n.subscriptions.count,
+    ),
+    _gauge(
+        "subscription_waiting_messages",
+        "Messages and notices in subscriptions.",
+        lambda n: n.subscriptions.waiting,
+    ),
+    _gauge(
+        "subscription_deepest_messages",
+        "Messages and notices in the fullest subscription.",
+        lambda n: n.subscriptions.deepest[1] if n.subscriptions.deepest else 0,
+    ),
+    _counter(
+        "subscription_delivered_messages",
+        "Messages that callbacks or readers of subscriptions got.",
+        lambda n: n.subscriptions.delivered,
+    ),
+    _counter(
+        "subscription_dropped_messages",
+        "Messages that no callback or reader of a subscription got, by reason.",
+        lambda n: n.subscriptions.dropped,
         "reason",
     ),
     _gauge(

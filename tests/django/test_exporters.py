@@ -107,6 +107,32 @@ async def test_opentelemetry(busy: Any) -> None:
     assert 0 <= found["channels_mpx.lag"][("default",)] < 5
 
 
+@pytest.mark.parametrize(("get", "mark"), [(scrape, "_"), (observe, ".")])
+async def test_subscriptions(busy: Any, get: Any, mark: str) -> None:
+    """What waits in them is not what waits in channels; the counters stay when they are closed."""
+    names = ("delivered_messages", "dropped_messages")
+    delivered, dropped = (
+        f"channels_mpx{mark}subscription_{name}" + "_total" * (mark == "_") for name in names
+    )
+    async with busy.multiplexer.new_channel_subscription(capacity=5) as subscription:
+        subscription.add("news")
+        await subscription.activated(5)
+        for _ in range(8):
+            await busy.multiplexer.publish("news", b"x")
+        await eventually(lambda: subscription.dropped == 3)
+        await subscription.get_message(0)
+        found = get("default")
+        assert found[f"channels_mpx{mark}waiting_messages"] == {("default",): 1}
+        assert found[f"channels_mpx{mark}subscriptions"] == {("default",): 1}
+        assert found[f"channels_mpx{mark}subscription_waiting_messages"] == {("default",): 4}
+        assert found[f"channels_mpx{mark}subscription_deepest_messages"] == {("default",): 4}
+    for _ in range(2):
+        assert found[delivered] == {("default",): 1}
+        assert found[dropped] == {("default", "full"): 3, ("default", "removed"): 0}
+        found = get("default")
+    assert found[f"channels_mpx{mark}subscription_deepest_messages"] == {("default",): 0}
+
+
 @pytest.mark.parametrize("get", [scrape, observe])
 async def test_only_some_layers(get: Any) -> None:
     """Whose aliases are given."""

@@ -274,6 +274,60 @@ async def test_who_ends_in_the_gap_is_not_missed(default: Any) -> None:
     assert not any(isinstance(item, Gap) for item in first.instance.heard)
 
 
+class Stuck(Plain):
+    """Waits when it hears that the link is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def on_disconnect(self, error: Exception) -> None:
+        await super().on_disconnect(error)
+        await self.gate.wait()
+
+
+class StuckSubscriber(ChannelSubscriptionMixin, Stuck):
+    """With a channel."""
+
+    channels = ["news"]  # noqa: RUF012
+
+
+@pytest.mark.parametrize("settings", [set(), {"lost"}, {"back"}, {"lost", "back"}], ids=repr)
+@pytest.mark.parametrize("kind", [Stuck, StuckSubscriber])
+async def test_two_hundred_outages_that_a_hook_waits_through(
+    default: Any, kind: Any, settings: set[str]
+) -> None:
+    """They are one gap, as long as all of them, whatever the settings tell beside it."""
+
+    class Told(kind):  # type: ignore[misc]
+        async def lost(self, event: dict[str, Any]) -> None:
+            """Heard of by the settings."""
+
+        back = lost
+
+    options = {"on_disconnect": "lost", "on_reconnect": "back"}
+    config: Any = {key: value for key, value in options.items() if value in settings}
+    broker = Broker()
+    layer = default(broker.layer(reconnect_delay=0.001, max_reconnect_delay=0.001, **config))
+    client = await Client(Told).connect()
+    consumer, began = client.instance, time.monotonic()
+    consumer.heard.clear()
+    for _ in range(200):
+        broker.kill_connections()
+        await broker.recovered()
+    assert layer.statistics().connection.epoch == 201
+    assert layer.statistics().waiting <= 1 + (kind is StuckSubscriber) + 2 * len(settings)
+    consumer.gate.set()
+    ((_, gap),) = await outages(consumer, 1)
+    assert gap.epoch == 201
+    lasted = time.monotonic() - began
+    assert lasted / 2 < gap.seconds < lasted
+    for count in (2, 3):  # and who reads in time hears of each
+        broker.kill_connections()
+        await outages(consumer, count)
+    await client.leave()
+
+
 # Policies
 
 

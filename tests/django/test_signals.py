@@ -98,6 +98,34 @@ async def test_what_goes_wrong_with_messages(redis_server: RedisServer, diary: D
     assert not any("data_received" in stack for stack in diary.stacks)
 
 
+async def test_subscription_that_is_full(redis_server: RedisServer, diary: Diary) -> None:
+    """As a channel that is full: once until its reader has caught up, with the subscription."""
+    async with open_layer(redis_server) as layer:
+        mux = layer.multiplexer
+        subscription = mux.new_channel_subscription(capacity=2)
+        subscription.add("news")
+        await subscription.activated(5)
+        for episode in (1, 2):
+            for _ in range(5):
+                await mux.publish("news", b"x")
+            await eventually(lambda: subscription.dropped == 3 * episode)  # noqa: B023
+            await eventually(lambda: len(diary.of("overflow")) == episode)  # noqa: B023
+            for _ in range(2):
+                assert await subscription.get_message(5)
+        told = {"channel": "ChannelSubscription news", "waiting": 2, "subscription": subscription}
+        assert diary.of("overflow") == [told] * 2
+        async with mux.new_pattern_subscription("n*", capacity=3, overflow="close") as pattern:
+            for _ in range(5):
+                await mux.publish("no", b"x")
+            await eventually(lambda: len(diary.of("overflow")) == 3)
+            assert diary.of("overflow")[2] == {
+                "channel": "PatternSubscription n*",
+                "waiting": 3,
+                "subscription": pattern,
+            }
+    assert not any("data_received" in stack for stack in diary.stacks)
+
+
 async def test_receivers_that_raise(
     redis_server: RedisServer, diary: Diary, caplog: pytest.LogCaptureFixture
 ) -> None:

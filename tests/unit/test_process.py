@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -11,7 +12,8 @@ from channels_mpx.exceptions import DecodingError, LinkLost
 from channels_mpx.memory import MemoryBroker, MemoryDialer
 from channels_mpx.scripts import POP
 from channels_mpx.testing import Broker
-from tests.layers import QUICK, open_layer
+from tests.helpers import eventually
+from tests.layers import QUICK, open_layer, receive
 from tests.servers import RedisServer
 from tests.unit.test_resp import Diary
 
@@ -51,6 +53,46 @@ async def test_garbage_in_hand_when_its_channel_ends_is_not_delivered() -> None:
         body.open()
     desk.reject(body, caught.value)
     assert (layer.statistics().delivered, layer.statistics().dropped["malformed"]) == (1, 1)
+    await layer.aclose()
+
+
+async def test_message_in_hand_when_its_channel_ends_is_delivered() -> None:
+    """Whoever was just handed it gets it a moment later, and it counts."""
+    layer = Broker().layer(**QUICK)
+    channel = await layer.new_channel()
+    mailbox = layer._mailboxes[channel]
+    for read in (layer.receive(channel), mailbox.get()):
+        reader = asyncio.ensure_future(read)
+        await eventually(lambda: mailbox.is_awaited)
+        mailbox.put(Body.made(layer.codec, {"type": "a"}, time.monotonic()))
+        if mailbox.taken:
+            await layer.clean_channel(channel)
+        assert await reader
+    assert layer.statistics().delivered == 2
+    await layer.aclose()
+
+
+async def test_deepest_of_several_channels() -> None:
+    """The first of those in which most waits, wherever it stands among them."""
+    layer = Broker().layer(**QUICK)
+    channels = [await layer.new_channel() for _ in range(4)]
+    assert layer.statistics().deepest is None
+    for channel, count in zip(channels, (1, 3, 0, 3), strict=True):
+        for _ in range(count):
+            await layer.send(channel, {"type": "a"})
+    numbers = layer.statistics()
+    assert (numbers.waiting, numbers.deepest) == (7, (channels[1], 3))
+    await layer.aclose()
+
+
+async def test_channel_that_ends_where_no_loop_runs() -> None:
+    """There nobody can have anything in hand."""
+    layer = Broker().layer(**QUICK)
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "a"})
+    assert await receive(layer, channel)
+    await asyncio.to_thread(layer._process.inbox.drop, channel)
+    assert layer.statistics().delivered == 1
     await layer.aclose()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from channels_mpx import CommandRefused, Gap, LinkLost, Multiplexer, PubSubMessage
+from channels_mpx.codec import Body, Codec
 from channels_mpx.names import Kind, Topic
 from channels_mpx.reading import Bounds
 from channels_mpx.reception import Notice, Reception
+from channels_mpx.serializers import MsgPackSerializer
 from channels_mpx.statistics import Tally
 
 ONE, TWO = (Topic(Kind.CHANNEL, name) for name in (b"one", b"two"))
@@ -120,6 +123,109 @@ def test_activations_are_told_once_while_they_wait() -> None:
     assert told == ["on_activation", "on_disconnect", "on_activation", "on_gap"]
     reception.activated(ONE)
     assert hearing.take() == [("on_activation", b"one")]
+
+
+def outage(hearing: Hearing, seconds: float = 0.5, reason: str = "cut", epoch: int = 2) -> Gap:
+    """Lose the link and have it back, with one channel; return the gap."""
+    gap = Gap(epoch, reason, seconds)
+    hearing.reception.interrupted(reason)
+    hearing.reception.activated(ONE)
+    hearing.reception.gap_closed(gap)
+    return gap
+
+
+def test_gap_goes_on_if_nobody_has_heard_of_its_end() -> None:
+    """However often: its reason is the first, its epoch the last, its length that of all."""
+    hearing = Hearing(*EVENTS)
+    outage(hearing, 30.0, "first")
+    for epoch in range(3, 400):
+        outage(hearing, epoch=epoch)
+    lost, activation, (event, gap) = hearing.take()
+    assert (lost[0], activation, event) == ("on_disconnect", ("on_activation", b"one"), "on_gap")
+    assert "first" in str(lost[1])
+    assert (gap.epoch, gap.reason, 30.0 < gap.seconds < 35.0) == (399, "first", True)
+    later = outage(hearing, 0.25, "later", 400)
+    assert hearing.take()[2] == ("on_gap", later)
+
+
+def test_gap_goes_on_for_who_has_heard_of_its_begin_only() -> None:
+    """He hears of its end when it is over, and meanwhile nothing."""
+    hearing = Hearing(*EVENTS)
+    outage(hearing, 30.0)
+    for event in ("on_disconnect", "on_activation"):
+        notice: Any = hearing.mailbox.take()
+        hearing.reception.taken(notice)
+        assert notice.event == event
+    hearing.reception.interrupted("again")
+    assert hearing.take() == []
+    hearing.reception.activated(ONE)
+    hearing.reception.gap_closed(Gap(3, "again", 0.5))
+    activation, (event, gap) = hearing.take()
+    assert (activation, event) == (("on_activation", b"one"), "on_gap")
+    assert gap.seconds > 30.0
+
+
+def test_gaps_with_a_message_between_are_told_apart() -> None:
+    """So that whoever reads knows where messages are missing."""
+    hearing = Hearing(*EVENTS)
+    gaps = [outage(hearing)]
+    hearing.reception.deliver(ONE, b"one", b"1")
+    gaps.append(outage(hearing, 0.25))
+    told = hearing.take()
+    assert [item[0] for item in told if isinstance(item, tuple)] == [*EVENTS[1::-1], EVENTS[2]] * 2
+    assert [told[2][1], told[6][1]] == gaps
+    assert told[3] == PubSubMessage(None, b"one", b"1")
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_notices_stay_few_whichever_somebody_cares_for(count: int) -> None:
+    """At most one of each kind waits, and after the first one of each is told again."""
+    events = [event for bit, event in enumerate(EVENTS[:3]) if count >> bit & 1]
+    hearing = Hearing(*events)
+    hearing.reception.activated(ONE)
+    hearing.take()
+    for _ in range(2):
+        for _ in range(100):
+            outage(hearing)
+        assert sorted(event for event, _ in hearing.take()) == sorted(events)
+
+
+def test_first_activation_is_told_before_the_first_gap() -> None:
+    """It is no news of an earlier one."""
+    hearing = Hearing("on_activation", "on_disconnect")
+    hearing.reception.activated(ONE)
+    for _ in range(2):
+        outage(hearing)
+    assert [event for event, _ in hearing.take()] == [EVENTS[0], EVENTS[1], EVENTS[0]]
+
+
+def test_what_the_layer_says_of_gaps_does_not_stand_between() -> None:
+    """Its messages wait in the same mailbox as a consumer's notices; others do stand between."""
+    codec, kinds = Codec(MsgPackSerializer, []), [EVENTS[1], EVENTS[0], EVENTS[2]]
+    for arrived, expected in ((math.inf, kinds), (1.0, kinds * 2)):
+        hearing = Hearing(*EVENTS)
+        for number in range(2):
+            outage(hearing)
+            if not number:
+                hearing.mailbox.force(Body.made(codec, {"type": "back"}, arrived))
+        told = [item[0] for item in hearing.take() if isinstance(item, tuple)]
+        assert told == expected
+
+
+def test_end_of_a_gap_that_somebody_takes_at_that_moment() -> None:
+    """In another thread: the next one is told apart."""
+
+    class Hasty(Reception):
+        def _is_last(self, notice: Notice) -> bool:
+            is_last = super()._is_last(notice)
+            hearing.take()
+            return is_last
+
+    hearing = Hearing(*EVENTS)
+    hearing.reception = Hasty(hearing.reception._hub, hearing.mailbox, EVENTS)
+    outage(hearing)
+    outage(hearing)
+    assert [event for event, _ in hearing.take()] == [EVENTS[1], EVENTS[0], EVENTS[2]]
 
 
 def test_activations_of_a_crowded_mailbox_stay_few() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from channels_mpx.gap import Gap
 from channels_mpx.registry import Registry
+from channels_mpx.statistics import SubscriptionStatistics, Tally
 
 
 class Subscription:
@@ -119,6 +120,43 @@ def test_hold_whom_nobody_else_holds(registry: Registry) -> None:
     del held
     gc.collect()
     assert registry._all() == []
+
+
+class Mailbox(Subscription):
+    """A subscription with a mailbox of its own."""
+
+    def __init__(self, name: str, waiting: int) -> None:
+        super().__init__()
+        self.name = name
+        self.waiting = waiting
+
+
+def test_numbers_of_those_with_mailboxes(registry: Registry) -> None:
+    """What waits is of those that are open; what was counted, of all that ever were."""
+    registry.add(Subscription())
+    assert registry.statistics() == SubscriptionStatistics(0, 0, None, 0, dropped(0, 0))
+    tallies, boxes = [Tally() for _ in range(3)], [Mailbox(f"box {n}", n) for n in (2, 3, 0)]
+    for box, tally in zip(boxes, tallies, strict=True):
+        registry.meter(box, tally)
+        tally.full, tally.unknown, tally.delivered = 1, 10, 100
+    counted = (300, dropped(3, 30))
+    assert registry.statistics() == SubscriptionStatistics(3, 5, ("box 3", 3), *counted)
+    boxes[1].close()
+    assert registry.statistics() == SubscriptionStatistics(2, 2, ("box 2", 2), *counted)
+    del box, boxes
+    tallies[0].delivered += 1  # by somebody who was about to
+    gc.collect()
+    counted = (301, dropped(3, 30))
+    for _ in range(2):
+        assert registry.statistics() == SubscriptionStatistics(0, 0, None, *counted)
+    registry.meter(Mailbox("gone", 1), Tally())
+    gc.collect()
+    assert registry.statistics() == SubscriptionStatistics(0, 0, None, *counted)
+
+
+def dropped(full: int, removed: int) -> dict[str, int]:
+    """Return drops by reason."""
+    return {"full": full, "removed": removed}
 
 
 def test_close_ends_everybody(registry: Registry) -> None:

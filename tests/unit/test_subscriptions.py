@@ -7,6 +7,7 @@ import functools
 import gc
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,9 @@ from tests.helpers import eventually
 from tests.layers import QUICK, run_script
 from tests.servers import RedisServer
 from tests.sites import MemorySite, Site, subscribers
+
+#: Reconnects at once.
+HASTY: dict[str, Any] = {**QUICK, "reconnect_delay": 0.001, "max_reconnect_delay": 0.001}
 
 
 class Notes:
@@ -427,6 +431,26 @@ async def test_link_lost_again_within_a_gap_is_one_outage(broker: MemorySite) ->
         assert len(old.lines) == 2 + 2 * 4
 
 
+async def test_who_comes_between_two_losses_of_one_gap_hears_of_it(mux: Multiplexer) -> None:
+    """If it was active when the link was lost again; the others hear of the gap once, or not."""
+    old, new, idle = Notes(), Notes(), Notes()
+    await old.watchful(mux, "one").activated(5)
+    listener, gap = mux._hub.listener, Gap(3, "first", 0.5)
+    listener.gap_opened("first")
+    await new.watchful(mux, "two").activated(5)
+    idle.watchful(mux)
+    await eventually(lambda: ("disconnect", LinkLost) in old.lines)
+    for notes in (old, new, idle):
+        notes.lines.clear()
+    listener.gap_went_on("second")
+    listener.gap_closed(gap)
+    for notes in (old, new):
+        await eventually(lambda notes=notes: notes.gaps == [gap])  # type: ignore[misc]
+    told = [line for line in old.lines + new.lines if line[0] != "active"]
+    assert told == [("gap",), ("disconnect", LinkLost), ("gap",)]
+    assert idle.lines == []
+
+
 async def test_channels_removed_in_a_gap_do_not_spoil_the_next(broker: MemorySite) -> None:
     """Who is told that a gap begins is told that it ends, whatever he wants meanwhile."""
     notes = Notes()
@@ -447,7 +471,10 @@ async def test_channels_removed_in_a_gap_do_not_spoil_the_next(broker: MemorySit
 async def test_slow_callback_hears_of_activations_after_the_disconnect(
     broker: MemorySite,
 ) -> None:
-    """Whoever keeps a state by what he is told ends with the true one, however late he is told."""
+    """Whoever keeps a state by what he is told ends with the true one, however late he is told.
+
+    Both outages are one to him, for he has not read that the first one was over.
+    """
     gate, notes = asyncio.Event(), Notes()
 
     async def on_activation(name: bytes) -> None:
@@ -467,7 +494,53 @@ async def test_slow_callback_hears_of_activations_after_the_disconnect(
             await subscription.activated(5)
         gate.set()
         again = [("disconnect", LinkLost), ("active", b"one"), ("active", b"two"), ("gap",)]
-        await notes.until(("active", b"one"), ("active", b"two"), *again, *again)
+        await notes.until(("active", b"one"), ("active", b"two"), *again)
+        assert notes.gaps[0].epoch == 3
+        began = time.monotonic()
+        broker.cut()
+        await eventually(lambda: len(notes.gaps) == 2)
+        assert notes.lines[6:] == again
+        assert notes.gaps[1].seconds <= time.monotonic() - began
+
+
+async def test_outages_that_nobody_reads_of_are_one(broker: MemorySite) -> None:
+    """Two hundred of them, as long as all together; what was published in between is told apart."""
+    told: list[Any] = []
+    async with Multiplexer(broker.url, **HASTY) as mux:
+        subscription = mux.new_channel_subscription(
+            None, told.append, told.append, on_gap=told.append
+        )
+        subscription.add("one")
+        subscription.add("two")
+        await subscription.activated(5)
+        assert await subscription.get_message(0) is None
+        told.clear()
+        began = time.monotonic()
+        for number in range(200):
+            await outage(broker, mux, subscription)
+            if number == 99:
+                await mux.publish("one", b"1")
+        assert subscription.waiting == 2 * 4 + 1
+        assert await subscription.get_message(0) == PubSubMessage(None, b"one", b"1")
+        assert [type(item) for item in told] == [LinkLost, bytes, bytes, Gap]
+        assert told[3].epoch == 101
+        assert await subscription.get_message(0) is None
+        assert [type(item) for item in told[4:]] == [LinkLost, bytes, bytes, Gap]
+        assert told[7].epoch == 201
+        lasted = time.monotonic() - began
+        assert lasted / 2 < told[3].seconds + told[7].seconds < lasted
+        for number in range(3):  # who reads in time hears of each
+            await outage(broker, mux, subscription)
+            assert await subscription.get_message(0) is None
+            assert len(told) == 8 + 4 * (number + 1)
+
+
+async def outage(broker: MemorySite, mux: Multiplexer, subscription: ChannelSubscription) -> None:
+    """Lose the link, and wait until everything is back."""
+    epoch = mux.statistics().epoch
+    broker.cut()
+    await eventually(lambda: mux.statistics().epoch == epoch + 1)
+    await subscription.activated(5)
 
 
 async def test_notices_that_nobody_takes_stay_few(broker: MemorySite) -> None:
