@@ -7,20 +7,19 @@ Only layers of this package and of its subclasses are looked at.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Warning
 from django.utils.module_loading import import_string
 
+from . import exposure
 from .exceptions import CommandRefused, ConfigurationError, LinkRefused, MPXError
 from .layer import MultiplexedChannelLayer
-from .options import Host, Options
+from .options import Options
 from .server import Server
 
 __all__ = ["TAG", "check_deployment", "check_servers", "check_settings"]
@@ -228,15 +227,15 @@ def _check_host(alias: str, options: Options) -> Iterator[CheckMessage]:
             id="channels_mpx.W014",
         )
         return
-    if _is_remote(options.hosts):
-        if not _has_tls(options.hosts):
+    if exposure.is_remote(options.hosts):
+        if not exposure.has_tls(options.hosts):
             yield Warning(
                 "The connection to another machine is not encrypted.",
                 hint="Use rediss://, or 'ssl': True in a dict.",
                 obj=path,
                 id="channels_mpx.W011",
             )
-        if not _has_password(options.hosts):
+        if not exposure.has_password(options.hosts):
             yield Warning(
                 "There is no password for a server on another machine.",
                 hint="Give Redis a user with a password, and put both into the URL or the dict.",
@@ -251,39 +250,14 @@ def _check_host(alias: str, options: Options) -> Iterator[CheckMessage]:
             obj=_path(alias, "symmetric_encryption_keys"),
             id="channels_mpx.W013",
         )
-
-
-def _is_remote(host: Host) -> bool:
-    """Tell whether a server is, or may be, on another machine. A name that is not local is."""
-    if "path" in host.arguments:
-        return False
-    if host.sentinel:
-        names = [name for name, _ in host.sentinel["sentinels"]]
-    elif "host" in host.arguments:
-        names = [host.arguments["host"]]
-    else:
-        parts = urlsplit(host.url or "")
-        names = ["localhost" if parts.scheme == "unix" else parts.hostname or "localhost"]
-    return not all(_is_local(str(name)) for name in names)
-
-
-def _is_local(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
-
-
-def _has_tls(host: Host) -> bool:
-    if "connection_class" in host.arguments:
-        return True  # of the user's own making: it is not for us to tell
-    return bool(host.arguments.get("ssl")) or urlsplit(host.url or "").scheme == "rediss"
-
-
-def _has_password(host: Host) -> bool:
-    parts = urlsplit(host.url or "")
-    given = {**parse_qs(parts.query), **host.arguments}
-    return bool(parts.password or given.get("password") or given.get("credential_provider"))
+    if exposure.has_password_in_url(options.hosts):
+        yield Warning(
+            "There is a password inside a URL: Django's error page and its mails to ADMINS show it.",
+            hint="Give the dict {'address': <the URL without it>, 'password': …}. Django hides what"
+            " is called password.",
+            obj=path,
+            id="channels_mpx.W018",
+        )
 
 
 def _check_server(path: str, server: Server) -> Iterator[CheckMessage]:

@@ -11,19 +11,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from . import exceptions
-from .names import REPLY_TO
 from .serializers import SCALARS, JSONSerializer, Message, MsgPackSerializer, Serializer
 
-__all__ = ["Body", "Codec"]
+__all__ = ["Codec"]
+
+#: Bytes before an encrypted message that say where it belongs. To find another place with the same
+#: ones is out of reach, since whoever sends puts the time of sending into the place.
+PLACE_SIZE = 16
 
 #: Levels of lists and dicts inside a message: any receiver can decode it, however deep its stack.
 MAX_DEPTH = 64
 
-_CONTAINERS = (dict, list)
+_OURS = (MsgPackSerializer, JSONSerializer)
+_are_scalars = SCALARS.issuperset
+_chain = itertools.chain.from_iterable
+_join = "".join
 _BASES: tuple[type[Any], ...] = (str, bytes, int, float)
 
 
@@ -43,13 +52,33 @@ class Codec:
         self, serializer: type[Serializer] = MsgPackSerializer, keys: Sequence[str | bytes] = ()
     ) -> None:
         self._serializer = serializer()
-        self._checked = isinstance(self._serializer, (MsgPackSerializer, JSONSerializer))
+        self._checked = isinstance(self._serializer, _OURS)
+        #: Whether a class derived from ours may decode what our decoders refuse at the top.
+        self._is_derived = self._checked and type(self._serializer) not in _OURS
+        #: JSON knows no end of integers. Writing all of them is the quickest look at each.
+        self._measure = (
+            msgspec.msgpack.Encoder().encode
+            if isinstance(self._serializer, JSONSerializer)
+            else None
+        )
         self._scalars: frozenset[type] = getattr(self._serializer, "scalars", frozenset())
         self._crypter = _make_crypter(keys) if keys else None
         self.encrypts = self._crypter is not None
 
-    def encode(self, message: Message) -> bytes:
-        """Return the body for a message.
+    def encode(self, message: Message, place: bytes = b"") -> bytes:
+        """Return the body for a message, encrypted if there are keys.
+
+        Args:
+            message: The message.
+            place: See `seal`.
+
+        Raises:
+            EncodingError: See `serialize`.
+        """
+        return self.seal(self.serialize(message), place)
+
+    def serialize(self, message: Message) -> bytes:
+        """Return the body for a message in the clear.
 
         Raises:
             EncodingError: The message is not a dict or holds a value that has no wire form.
@@ -61,19 +90,36 @@ class Codec:
         try:
             if self._checked and not self._is_flat(message):
                 message = self._conform(message, "message", 0)
-            data = self._serializer.serialize(message)
+            return self._serializer.serialize(message)
         except exceptions.EncodingError:
             raise
         except Exception as error:  # a user's serializer may raise anything
             self._blame(message)
             raise exceptions.EncodingError(path="message", problem=str(error)) from error
-        return data if self._crypter is None else self._crypter.encrypt(data)
 
-    def decode(self, data: bytes, encrypted: bool) -> Message:
+    def seal(self, data: bytes, place: bytes) -> bytes:
+        """Encrypt a body for one place only, if there are keys; else return it as it is.
+
+        Args:
+            data: What `serialize` returned.
+            place: The name in Redis under which it is going to be found, and the whole header of
+                its envelope. Only under that name, and behind that header, can it be decoded.
+        """
+        if self._crypter is None:
+            return data
+        sealed: bytes = self._crypter.encrypt(_mark(place) + data)
+        return sealed
+
+    def decode(self, data: bytes, encrypted: bool, place: bytes = b"") -> Message:
         """Return the message in a body.
 
+        Args:
+            data: The body.
+            encrypted: Whether its envelope says that it is encrypted.
+            place: Where it was found, see `seal`.
+
         Raises:
-            DecodingError: It is not one, or the keys do not fit.
+            DecodingError: It is not one, the keys do not fit, or it belongs to another place.
         """
         if encrypted is not self.encrypts:
             raise exceptions.DecodingError(
@@ -86,15 +132,35 @@ class Codec:
                 data = self._crypter.decrypt(data)
         except Exception as error:  # whatever cryptography makes of bytes that are not its own
             raise exceptions.DecodingError(problem="no key fits") from error
+        if encrypted:
+            if data[:PLACE_SIZE] != _mark(place):
+                raise exceptions.DecodingError(problem="it was sent to another place")
+            data = data[PLACE_SIZE:]
         try:
             message = self._serializer.deserialize(data)
         except Exception as error:  # a user's serializer may raise anything
             raise exceptions.DecodingError(problem=str(error) or type(error).__name__) from error
         if not isinstance(message, dict):
             raise exceptions.DecodingError(problem=f"a {type(message).__name__}, not a dict")
-        if self._checked and not _is_plain(message):
-            raise exceptions.DecodingError(problem="it holds values that no message may hold")
+        if self._checked:
+            self._inspect(message)
         return message
+
+    def _inspect(self, message: Message) -> None:
+        """Refuse, at any depth, what `encode` would have refused."""
+        try:
+            if self._is_derived:
+                _join(message)
+            if not _are_scalars(map(type, message.values())):
+                _require_plain(message.values())
+            if self._measure is not None:
+                self._measure(message)
+        except TypeError as error:
+            problem = "it holds values or keys that no message may hold"
+            raise exceptions.DecodingError(problem=problem) from error
+        except OverflowError as error:
+            problem = "it holds an integer that does not fit into 64 bits"
+            raise exceptions.DecodingError(problem=problem) from error
 
     def _is_flat(self, message: Message) -> bool:
         """Tell whether keys are strings and values of plain types, at the speed of C."""
@@ -162,17 +228,26 @@ class Codec:
                 raise exceptions.EncodingError(path=path, problem=str(error)) from error
 
 
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Tell whether a decoded list or dict holds nothing but what the specification allows."""
-    items = value.values() if type(value) is dict else value
-    if SCALARS.issuperset(map(type, items)):
-        return True
-    if depth >= MAX_DEPTH:
-        return False  # deeper than anybody of ours sends
-    return all(
-        type(item) in SCALARS or (type(item) in _CONTAINERS and _is_plain(item, depth + 1))
-        for item in items
-    )
+def _require_plain(items: Iterable[Any], level: int = 1) -> None:
+    """Raise ``TypeError`` for what the specification does not allow in a dict or list."""
+    dicts: list[dict[Any, Any]] = []
+    for item in items:
+        kind = type(item)
+        if kind is dict:
+            dicts.append(item)
+            inner: Iterable[Any] = item.values()
+        elif kind is list:
+            inner = item
+        elif kind in SCALARS:
+            continue
+        else:
+            raise TypeError(kind)
+        if not _are_scalars(map(type, inner)):
+            if level == MAX_DEPTH:
+                raise TypeError(level)  # deeper than anybody of ours sends
+            _require_plain(inner, level + 1)
+    if dicts:
+        _join(_chain(dicts))  # no keys but strings; of all of them at once, at the speed of C
 
 
 def _make_crypter(keys: Sequence[str | bytes]) -> Any:
@@ -189,83 +264,9 @@ def _make_crypter(keys: Sequence[str | bytes]) -> Any:
     )
 
 
-class Body:
-    """One message as it came, shared by the mailboxes of all that it is for.
+def _mark(place: bytes) -> bytes:
+    """Return what stands before an encrypted message, inside of what is encrypted.
 
-    It is decoded when the first of them opens it. If all its values are scalars that happens
-    once and the others get shallow copies; otherwise it is decoded for each, so that no consumer
-    sees what another does with its message.
-
-    Args:
-        codec: Decodes it.
-        payload: What arrived.
-        start: Where the body begins in ``payload``.
-        encrypted: Whether it is encrypted.
-        arrived: When, in seconds of a monotonic clock; unread for too long, it expires.
-        address: Of a request: where the reply goes.
+    Fernet authenticates nothing beside what it encrypts. It needs no key: nobody can see it.
     """
-
-    __slots__ = (
-        "_codec",
-        "_encrypted",
-        "_failure",
-        "_flat",
-        "_payload",
-        "_start",
-        "address",
-        "arrived",
-        "is_reported",
-        "size",
-    )
-
-    def __init__(
-        self,
-        codec: Codec,
-        payload: bytes,
-        start: int,
-        encrypted: bool,
-        arrived: float,
-        address: bytes = b"",
-    ) -> None:
-        self._codec = codec
-        self._payload = payload
-        self._start = start
-        self._encrypted = encrypted
-        self._flat: Message | None = None
-        self._failure: str | None = None
-        #: Whether somebody has been told that it cannot be opened.
-        self.is_reported = False
-        self.arrived = arrived
-        self.address = address
-        self.size = len(payload)
-
-    @classmethod
-    def made(cls, codec: Codec, message: Message, arrived: float) -> Body:
-        """Return a body that was never on the wire; all values of ``message`` are scalars."""
-        body = cls(codec, b"", 0, False, arrived)
-        body._flat = message
-        return body
-
-    def open(self) -> Message:
-        """Return the message, a dict of the caller's own; a request has an address in it.
-
-        Raises:
-            DecodingError: It is not one; it is so for every receiver.
-        """
-        payload = self._payload  # before the look at what another thread sets before it lets go
-        if self._flat is not None:
-            return self._flat.copy()
-        if self._failure is not None:
-            raise exceptions.DecodingError(problem=self._failure)
-        try:
-            message = self._codec.decode(payload[self._start :], self._encrypted)
-        except exceptions.DecodingError as error:
-            self._failure = error.problem
-            raise
-        if self.address:
-            message[REPLY_TO] = self.address.decode()
-        if SCALARS.issuperset(map(type, message.values())):
-            self._flat = message
-            self._payload = b""  # or it would take its memory twice while it waits for others
-            return message.copy()
-        return message
+    return hashlib.blake2b(place, digest_size=PLACE_SIZE).digest()

@@ -1,6 +1,6 @@
 """Requests that wait for their replies, and which reply belongs to whom.
 
-A request carries a *return address*: the asker's process, and a token that this process uses once.
+A request carries a *return address*: the asker's process, and a random token of its own.
 The reply comes to the inbox of that process with the token in its header, so a process subscribes
 to nothing for its requests, and an inbox that cannot hand a request over sends it back without
 looking into it.
@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from . import envelope, exceptions
-from .codec import Body, Codec
+from . import exceptions
+from .body import Body
+from .codec import Codec
 from .envelope import Form
 from .frames import Subscriber
 from .hub import Hub
 from .intake import Intake
 from .names import ReturnAddress, parse_return
+from .sealing import enclose
 from .serializers import Message
 
 __all__ = ["FULL", "GONE", "Correlation", "ReceiverFull", "failure"]
@@ -32,6 +34,9 @@ __all__ = ["FULL", "GONE", "Correlation", "ReceiverFull", "failure"]
 #: What an inbox says about a request that it sends back.
 GONE: Final = "gone"
 FULL: Final = "full"
+
+#: Random bytes of a token: no two requests that wait for replies ever share one.
+TOKEN_SIZE: Final = 8
 
 #: Characters of an error's text that an asker gets.
 MAX_TEXT: Final = 4096
@@ -103,7 +108,6 @@ class Correlation:
         self._hub = hub
         self._intake = intake
         self._inbox = inbox
-        self._tokens = itertools.count(1)
         self._pending: dict[bytes, Pending] = {}
         self._bounces = _bounces(intake.codec)
 
@@ -114,8 +118,12 @@ class Correlation:
         return len(self._pending)
 
     def new_address(self) -> ReturnAddress:
-        """Return the return address of a request to come; for any thread."""
-        return ReturnAddress(self._hub.process, b"%d" % next(self._tokens))
+        """Return the return address of a request to come; for any thread.
+
+        Nobody can tell its token from those before it, so nobody can reply who has not seen it.
+        """
+        token = int.from_bytes(os.urandom(TOKEN_SIZE), "big")
+        return ReturnAddress(self._hub.process, b"%d" % token)
 
     # Asking
 
@@ -219,18 +227,19 @@ class Correlation:
         assert to is not None
         if body is None:
             return
-        payload = envelope.wrap(Form.FAILURE, body, self._intake.codec.encrypts, to.token)
+        inbox = self._hub.names.inbox(to.process)
+        payload = enclose(self._intake.codec, Form.FAILURE, body, inbox, to.token)
         with contextlib.suppress(exceptions.LinkLost):  # no home: the asker has its deadline
-            sending = self._hub.publish(self._hub.names.inbox(to.process), payload)
+            sending = self._hub.publish(inbox, payload)
             sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
 
 
 def _bounces(codec: Codec) -> dict[str, bytes]:
-    """Return the bodies of bounces, encoded once: the reader runs no serializer of a user's."""
+    """Return the bodies of bounces in the clear, encoded once: the reader runs no serializer of a user's."""
     bodies: dict[str, bytes] = {}
     with contextlib.suppress(exceptions.EncodingError):  # a serializer that takes only its own
         for problem in (GONE, FULL):
-            bodies[problem] = codec.encode({"bounced": problem})
+            bodies[problem] = codec.serialize({"bounced": problem})
     return bodies
 
 

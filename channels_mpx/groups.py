@@ -48,7 +48,7 @@ class Group:
         if header[0] is not Form.GROUP:
             self._intake.reject_form(header[0], channel)
             return
-        body = self._intake.body(payload, header)
+        body = self._intake.body(payload, header, channel)
         for mailbox in self.members:
             mailbox.put(body)
 

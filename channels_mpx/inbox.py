@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 
 from . import exceptions
-from .codec import Body
+from .body import Body
 from .correlation import FULL, GONE, Correlation
 from .envelope import Envelope, Form
 from .hub import Hub
@@ -299,10 +299,10 @@ class Inbox:
                 self._intake.tally.unknown += 1
                 if address:
                     self.correlation.bounce(address, GONE)
-            elif not mailbox.put(self._intake.body(payload, header)) and address:
+            elif not mailbox.put(self._intake.body(payload, header, channel)) and address:
                 self.correlation.bounce(address, FULL)
         elif form is Form.REPLY or form is Form.FAILURE:
-            self.correlation.settle(form, target, self._intake.body(payload, header))
+            self.correlation.settle(form, target, self._intake.body(payload, header, channel))
         elif form is Form.CONTROL:
             self.asked(payload, header)
         elif form is not Form.PROBE:

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 from . import envelope, exceptions
-from .codec import Body, Codec
+from .body import Body
+from .codec import Codec
 from .envelope import Envelope, Form
 from .lag import LagMeter
 from .serializers import Message
@@ -57,13 +58,19 @@ class Intake:
             exceptions.DecodingError(problem=f"an envelope of form {form.name} there"),
         )
 
-    def body(self, payload: bytes, header: Envelope) -> Body:
-        """Return what mailboxes share, not decoded yet."""
+    def body(self, payload: bytes, header: Envelope, channel: bytes) -> Body:
+        """Return what mailboxes share, not decoded yet.
+
+        Args:
+            payload: What came.
+            header: Its header.
+            channel: Where in Redis it was found: the channel, or the key of the queue.
+        """
         form, is_encrypted, _, start, address = header
         arrived, lag = time.monotonic(), self.lag
         if arrived >= lag.due and form is not Form.WORKER:
             lag.take(arrived, envelope.sent_at(payload))
-        return Body(self.codec, payload, start, is_encrypted, arrived, address)
+        return Body(self.codec, payload, start, is_encrypted, arrived, address, channel)
 
     def open(self, body: Body, channel: str) -> Message | None:
         """Decode for one receiver; None if it is garbage, which counts once for all receivers."""

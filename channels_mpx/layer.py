@@ -12,7 +12,8 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
 from . import exceptions
-from .codec import Body, Codec
+from .body import Body
+from .codec import Codec
 from .envelope import Form
 from .health import PATIENCE, Health, judge
 from .hub import Hub
@@ -122,7 +123,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             channel = self._group_channel(group)
         except TypeError:
             channel = self._preparation.find_group(group)
-        payload = self._wrap(Form.GROUP, message)
+        payload = self._wrap(Form.GROUP, message, channel)
         life = self._hub.life
         if life is not None and life.loop is asyncio.get_running_loop():
             await life.traffic.publish(channel, payload)

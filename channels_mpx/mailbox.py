@@ -113,8 +113,7 @@ class Mailbox(WaitingRoom):
     def idle(self, now: float) -> float:
         """Return for how many seconds nobody has read or waited, as far as these calls have seen.
 
-        Args:
-            now: The time, in seconds of `time.monotonic`.
+        ``now`` is in seconds of `time.monotonic`.
         """
         if self._waiters or self.taken != self._seen:
             self._seen = self.taken

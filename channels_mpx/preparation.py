@@ -18,6 +18,7 @@ from .envelope import Form
 from .hub import Hub
 from .names import REPLY_TO, ReturnAddress, parse_direct, parse_return
 from .process import Process
+from .sealing import enclose
 from .serializers import Message
 
 __all__ = ["Preparation", "Prepared", "Specification"]
@@ -72,13 +73,15 @@ class Preparation:
         """Return what ``send`` calls at home."""
         process, local = self.find_address(channel)
         if local is None:
-            return self._push, (channel, self.wrap(Form.WORKER, message))
-        payload = self._wrap_direct(channel, local, message)
-        return self._hub.publish, (self._hub.names.inbox(process), payload)
+            return self._push, (channel, self._wrap_job(channel, message))
+        inbox = self._hub.names.inbox(process)
+        payload = self._wrap_direct(channel, inbox, local, message)
+        return self._hub.publish, (inbox, payload)
 
     def group_send(self, group: str, message: Message) -> Prepared:
         """Return what ``group_send`` calls at home."""
-        return self._hub.publish, (self.find_group(group), self.wrap(Form.GROUP, message))
+        name = self.find_group(group)
+        return self._hub.publish, (name, self.wrap(Form.GROUP, message, name))
 
     def membership(self, is_add: bool, group: str, channel: str) -> Prepared:
         """Return what ``group_add`` or ``group_discard`` calls at home."""
@@ -102,15 +105,16 @@ class Preparation:
         back = self.process.correlation.new_address()
         send: Send
         if local is None:
-            payload = self.wrap(Form.WORKER, message, None, back)
+            payload = self._wrap_job(channel, message, back)
             capacity, expiry = self._rules.get_capacity(channel), self._rules.expiry
             push = self.process.workers.push
             send = functools.partial(
                 push, channel, payload, capacity, min(expiry, seconds), is_request=True
             )
         else:
-            payload = self._wrap_direct(channel, local, message, back)
-            send = functools.partial(self._hub.publish, self._hub.names.inbox(process), payload)
+            inbox = self._hub.names.inbox(process)
+            payload = self._wrap_direct(channel, inbox, local, message, back)
+            send = functools.partial(self._hub.publish, inbox, payload)
         # A copy of the name: waiting for the reply must not keep the channel alive.
         return self._ask, (str.__str__(channel), back.token, send, seconds)
 
@@ -164,16 +168,26 @@ class Preparation:
         self,
         form: Form,
         message: Message,
+        name: bytes,
         target: bytes | None = None,
         back: ReturnAddress | None = None,
     ) -> bytes:
-        """Return a message in its envelope; raise what is wrong with it."""
+        """Return a message in its envelope; raise what is wrong with it.
+
+        Args:
+            form: What it is.
+            message: The message.
+            name: Where in Redis it is going; if it is encrypted, nobody takes it elsewhere.
+            target: See `envelope.wrap`.
+            back: Of a request: where the reply goes.
+        """
         codec = self._codec
-        body = codec.encode(message)
-        if back is None:
-            payload = envelope.wrap(form, body, codec.encrypts, target)
+        body = codec.serialize(message)
+        if back is None and not codec.encrypts:
+            payload = envelope.wrap(form, body, False, target)
         else:
-            payload = envelope.wrap_request(form, body, codec.encrypts, target, bytes(back))
+            address = b"" if back is None else bytes(back)
+            payload = enclose(codec, form, body, name, target, address)
         if len(payload) > self._hub.options.max_message_size:
             raise self._rules.MessageTooLarge(
                 f"the message is {len(payload)} bytes with its envelope, "
@@ -182,20 +196,29 @@ class Preparation:
         self.process.intake.tally.sent[form] += 1
         return payload
 
+    def _wrap_job(self, channel: str, message: Message, back: ReturnAddress | None = None) -> bytes:
+        return self.wrap(Form.WORKER, message, self._hub.names.queue(channel), None, back)
+
     def _wrap_direct(
-        self, channel: str, local: bytes, message: Message, back: ReturnAddress | None = None
+        self,
+        channel: str,
+        inbox: bytes,
+        local: bytes,
+        message: Message,
+        back: ReturnAddress | None = None,
     ) -> bytes:
         mailbox = self.process.inbox.mailboxes.get(channel)
         if mailbox is not None and mailbox.is_full:
             raise self._rules.ChannelFull(channel)
-        return self.wrap(Form.DIRECT, message, local, back)
+        return self.wrap(Form.DIRECT, message, inbox, local, back)
 
     def _answer(self, form: Form, event: Message, message: Message) -> Prepared:
         back = parse_return(event.get(REPLY_TO)) if isinstance(event, dict) else None
         if back is None:
             kind = event.get("type") if isinstance(event, dict) else type(event).__name__
             raise exceptions.NotARequest(type=kind)
-        return self.process.correlation.answer, (back, self.wrap(form, message, back.token))
+        inbox = self._hub.names.inbox(back.process)
+        return self.process.correlation.answer, (back, self.wrap(form, message, inbox, back.token))
 
     # At home
 

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 
 from . import exceptions
-from .codec import Body, Codec
+from .body import Body
+from .codec import Codec
 from .delegation import Delegation
 from .envelope import Form
 from .gap import Gap

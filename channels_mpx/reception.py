@@ -16,7 +16,7 @@ from collections.abc import Collection
 from typing import Any
 
 from . import exceptions
-from .codec import Body
+from .body import Body
 from .gap import Gap
 from .hub import Hub
 from .mailbox import Mailbox

@@ -283,4 +283,4 @@ class Workers:
         if header[0] is not Form.WORKER:
             self._intake.reject_form(header[0], name)
             return None
-        return self._intake.open(self._intake.body(job.payload, header), channel)
+        return self._intake.open(self._intake.body(job.payload, header, name), channel)

@@ -19,7 +19,7 @@ from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 
 from channels_mpx import exceptions
-from channels_mpx.codec import Body
+from channels_mpx.body import Body
 from channels_mpx.names import REPLY_TO
 from channels_mpx.process import Desk
 

@@ -93,7 +93,7 @@ def look_at(arrival: Arrival, names: Namespace, codec: Codec) -> Sighting:
         if target:
             name = f"{name}!{readable(target)}"
         if form is not Form.PROBE:
-            message = codec.decode(payload[start:], is_encrypted)
+            message = codec.decode(payload[start:], is_encrypted, channel + payload[:start])
     except DecodingError as error:
         problem = error.problem
     return Sighting(kind, name, lag, len(payload), message, problem, payload)

@@ -291,7 +291,7 @@ class Broker(MemoryBroker):
             target, process = local.decode(), target
         for layer in self._layers:  # they may have keys of their own
             with contextlib.suppress(exceptions.DecodingError):
-                message = layer.codec.decode(payload[start:], is_encrypted)
+                message = layer.codec.decode(payload[start:], is_encrypted, name + payload[:start])
                 self.outbox.append(Sent(form.name.lower(), target, message, process))
                 return
 

@@ -16,6 +16,7 @@ from django.core import checks as django_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
+from django.views.debug import SafeExceptionReporterFilter
 
 import channels_mpx
 from channels_mpx import MultiplexedChannelLayer, checks
@@ -262,10 +263,14 @@ def test_sentinels_that_nobody_can_ask() -> None:
         ("redis://10.0.0.1", ["W011", "W012", "W013"]),
         (("redis", 6379), ["W011", "W012", "W013"]),
         ("redis://user@redis", ["W011", "W012", "W013"]),
-        ("redis://:pw@redis", ["W011", "W013"]),
-        ("redis://redis?password=pw", ["W011", "W013"]),
+        ("redis://:pw@redis", ["W011", "W013", "W018"]),
+        ("redis://redis?password=pw", ["W011", "W013", "W018"]),
         ("rediss://redis", ["W012", "W013"]),
-        ("rediss://:pw@redis", ["W013"]),
+        ("rediss://:pw@redis", ["W013", "W018"]),
+        ("redis://user:pw@localhost", ["W013", "W018"]),
+        ("rediss://localhost?ssl_password=pw", ["W013", "W018"]),
+        ("unix://user:pw@/run/redis.sock", ["W013", "W018"]),
+        ({"address": "rediss://user:pw@redis", "db": 1}, ["W013", "W018"]),
         ({"host": "redis", "ssl": True, "password": "pw"}, ["W013"]),
         ({"host": "redis", "ssl": False}, ["W011", "W012", "W013"]),
         ({"address": "rediss://redis", "password": "pw"}, ["W013"]),
@@ -287,6 +292,16 @@ def test_deployment(host: Any, expected: list[str]) -> None:
     if "W014" not in expected:
         keyed = ids(check_deployment, host, symmetric_encryption_keys=["secret"])
         assert keyed == [id_ for id_ in expected if id_ != "W013"]
+
+
+def test_cure_of_a_password_in_a_url_hides_it() -> None:
+    """What the hint says is what Django hides, and what it warns of is what Django shows."""
+    url, cure = "redis://user:s3cret@redis", {"address": "redis://user@redis", "password": "s3cret"}
+    for host, is_shown in ((url, True), ({"address": url}, True), (cure, False)):
+        with override_settings(CHANNEL_LAYERS={"default": setting(host)}):
+            shown = SafeExceptionReporterFilter().get_safe_settings()["CHANNEL_LAYERS"]
+            assert ("s3cret" in str(shown)) is is_shown
+            assert ("W018" in ids(check_deployment, host)) is is_shown
 
 
 def test_deployment_takes_own_connections_for_safe() -> None:
@@ -450,6 +465,26 @@ def test_manage_check_finds_it_all(redis_server: RedisServer, tmp_path: Path) ->
     assert outcome.code == 0
     assert "(channels_mpx.W013)" in outcome.err
     assert project.manage("check", "--deploy", "--tag", "channels", "--fail-level", "WARNING").code
+
+
+def test_manage_check_warns_of_a_password_in_a_url(
+    make_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """`manage.py check --deploy` says so and does not show it; the cure is silent."""
+    server = make_redis(password="s3cret")
+    for name in ("url", "dict"):
+        (tmp_path / name).mkdir()
+    in_url = Project(tmp_path / "url", {"default": setting(server.url_for(password="s3cret"))})
+    said = in_url.manage("check", "--deploy", "--tag", "channels").err
+    assert "CHANNEL_LAYERS['default']['CONFIG']['hosts']: (channels_mpx.W018)" in said
+    assert "'password': …" in said
+    assert "s3cret" not in said
+    host = {"address": server.url_for(), "password": "s3cret"}
+    in_dict = Project(tmp_path / "dict", {"default": setting(host)})
+    said = in_dict.manage("check", "--deploy", "--tag", "channels").err
+    assert "(channels_mpx.W013)" in said
+    assert "W018" not in said
+    assert "W017" not in said
 
 
 # The page

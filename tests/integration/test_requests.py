@@ -213,7 +213,7 @@ FORK = """
 async def test_request_after_a_fork(
     redis_server: RedisServer, layer: MultiplexedChannelLayer
 ) -> None:
-    """Parent and child use the same tokens, and inboxes of their own."""
+    """Parent and child have inboxes of their own."""
     channel = await layer.new_channel()
     async with answering(layer, channel, lambda event: {"echo": event["number"]}):
         await asyncio.to_thread(run_script, FORK, redis_server.url, channel)

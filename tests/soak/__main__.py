@@ -23,6 +23,8 @@ def main() -> int:
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
     seconds = arguments.minutes * 60
+    if arguments.logs is not None:
+        arguments.logs.mkdir(parents=True, exist_ok=True)
     outcome = asyncio.run(soak(seconds, seed, arguments.members, arguments.logs))
     problems = judge(outcome)
     for line in show(outcome, problems):

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.fernet import Fernet
 from django.db.models import TextChoices
@@ -25,7 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from channels_mpx import exceptions
-from channels_mpx.codec import MAX_DEPTH, Body, Codec
+from channels_mpx.body import Body
+from channels_mpx.codec import MAX_DEPTH, PLACE_SIZE, Codec
 from channels_mpx.serializers import JSONSerializer, Message, MsgPackSerializer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -424,6 +426,50 @@ def test_refuse_what_channels_does_not_allow(before: bytes, value: bytes) -> Non
         Codec().decode(b"\x81\xa1a" + before + value, False)
 
 
+class Lenient(MsgPackSerializer):
+    """A serializer derived from ours that decodes what ours refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deserialize = msgspec.msgpack.Decoder(dict).decode
+
+
+@pytest.mark.parametrize("serializer", [MsgPackSerializer, Lenient])
+@pytest.mark.parametrize("key", [1, None, True, b"k", 1.5, (1,)], ids=repr)
+def test_refuse_keys_that_no_sender_can_have_sent(serializer: Any, key: Any) -> None:
+    """A stranger's key that is no string is garbage, at any depth, in whatever dict."""
+    for message in (
+        {key: 1},
+        {"a": {key: 1}},
+        {"a": {"b": 1, key: 2}},
+        {"a": [1, {"b": {}}, [{key: 1}]]},
+        {"a": {"b": {"c": [{}, {key: [1]}]}}},
+        {"a": nested(MAX_DEPTH - 1, {key: 1}, lambda inner: [inner])},
+        {"a": {key: {"b": 1}}, "c": {"d": 1}},
+    ):
+        with pytest.raises(exceptions.DecodingError):
+            Codec(serializer).decode(msgspec.msgpack.encode(message), False)
+        with pytest.raises(exceptions.EncodingError):
+            Codec(serializer).encode(message)
+
+
+@pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775809", "9" * 300])
+@pytest.mark.parametrize("place", ['{"a":%s}', '{"a":[1,{"b":%s}]}', '{"a":{"b":[[%s]]}}'])
+def test_refuse_json_integers_that_no_sender_can_have_sent(number: str, place: str) -> None:
+    """JSON knows no end of integers, senders do."""
+    data = (place % number).encode()
+    with pytest.raises(exceptions.DecodingError, match="64 bits"):
+        Codec(JSONSerializer).decode(data, False)
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63)])
+@BOTH
+def test_carry_the_largest_integers(serializer: Any, number: int) -> None:
+    """What fits arrives, as a value and deep down."""
+    message = {"a": number, "b": [{"c": number}]}
+    assert there_and_back(message, Codec(serializer)) == message
+
+
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 200, 900, 20_000])
 @BOTH
 def test_decode_what_is_nested_deeper_than_we_send(serializer: Any, levels: int) -> None:
@@ -436,6 +482,18 @@ def test_decode_what_is_nested_deeper_than_we_send(serializer: Any, levels: int)
         assert Codec(serializer).decode(data, False)
     except exceptions.DecodingError:
         pass
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"k": inner}])
+@BOTH
+def test_depth_that_arrives_is_the_depth_that_is_sent(serializer: Any, wrap: Any) -> None:
+    """One level more than a sender may use is one level too many on arrival."""
+    one = Codec(serializer)
+    write = serializer().serialize
+    deepest = {"a": nested(MAX_DEPTH, 1, wrap)}
+    assert one.decode(write(deepest), False) == deepest
+    with pytest.raises(exceptions.DecodingError):
+        one.decode(write({"a": nested(MAX_DEPTH + 1, 1, wrap)}), False)
 
 
 def test_say_which_error_when_it_has_no_text() -> None:
@@ -476,7 +534,33 @@ def test_keys_are_bytes_or_text_of_any_length() -> None:
 def test_hash_keys_as_channels_redis_does() -> None:
     """A key is the SHA-256 of what was configured, so whoever migrates keeps the keys."""
     theirs = Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"key").digest()))
-    assert Codec(keys=["key"]).decode(theirs.encrypt(Codec().encode({"a": 1})), True) == {"a": 1}
+    ours = Codec(keys=["key"]).encode({"a": 1}, b"place")
+    assert theirs.decrypt(ours)[PLACE_SIZE:] == Codec().encode({"a": 1})
+
+
+@BOTH
+def test_encrypted_message_belongs_to_one_place(serializer: Any) -> None:
+    """Elsewhere it is garbage, and so is what was encrypted for no place at all."""
+    one = Codec(serializer, ["key"])
+    body = one.encode({"a": 1}, b"mpx:group:a\x01\x81")
+    assert one.decode(body, True, b"mpx:group:a\x01\x81") == {"a": 1}
+    for place in (b"mpx:group:b\x01\x81", b"mpx:group:a\x01\x82", b"mpx:group:a", b""):
+        with pytest.raises(exceptions.DecodingError, match="another place"):
+            one.decode(body, True, place)
+    key = base64.urlsafe_b64encode(hashlib.sha256(b"key").digest())
+    bare = Fernet(key).encrypt(Codec(serializer).encode({"a": 1}))
+    with pytest.raises(exceptions.DecodingError, match="another place"):
+        one.decode(bare, True, b"")
+
+
+@BOTH
+def test_message_in_the_clear_belongs_nowhere(serializer: Any) -> None:
+    """Without keys the place changes nothing, byte for byte."""
+    one = Codec(serializer)
+    assert (
+        one.encode({"a": 1}, b"place") == one.encode({"a": 1}) == serializer().serialize({"a": 1})
+    )
+    assert one.decode(one.encode({"a": 1}, b"place"), False, b"another") == {"a": 1}
 
 
 @pytest.mark.parametrize("damage", [lambda body: body[:-1], lambda body: b"", lambda body: b"\x80"])
@@ -528,7 +612,8 @@ def counting() -> type[PlainJSON]:
 
 
 def body_of(one: Codec, message: Message) -> Body:
-    return Body(one, b"header" + one.encode(message), 6, one.encrypts, 1.5)
+    payload = b"header" + one.encode(message, b"nameheader")
+    return Body(one, payload, 6, one.encrypts, 1.5, name=b"name")
 
 
 def test_open_a_flat_body_decodes_once(counting: type[PlainJSON]) -> None:
@@ -552,8 +637,16 @@ def test_open_a_nested_body_decodes_for_each(counting: type[PlainJSON]) -> None:
 
 
 def test_open_an_encrypted_body() -> None:
-    """A body knows whether it is encrypted."""
-    assert body_of(Codec(keys=["key"]), {"a": [1]}).open() == {"a": [1]}
+    """A body knows whether it is encrypted, and where it was found."""
+    one = Codec(keys=["key"])
+    assert body_of(one, {"a": [1]}).open() == {"a": [1]}
+    payload = b"header" + one.encode({"a": [1]}, b"nameheader")
+    for moved in (
+        Body(one, payload, 6, True, 1.5, name=b"other"),
+        Body(one, b"reader" + payload[6:], 6, True, 1.5, name=b"name"),
+    ):
+        with pytest.raises(exceptions.DecodingError, match="another place"):
+            moved.open()
 
 
 @pytest.mark.parametrize("message", [{"a": 1}, {"a": [1]}], ids=["flat", "nested"])

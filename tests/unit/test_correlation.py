@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import threading
 import time
@@ -25,6 +26,7 @@ from channels_mpx import (
 )
 from channels_mpx.correlation import GONE, MAX_TEXT, failure
 from channels_mpx.envelope import Form
+from channels_mpx.names import RETURN_ADDRESS
 from channels_mpx.serializers import Message
 from channels_mpx.testing import Broker, Sent
 from tests.helpers import eventually
@@ -199,6 +201,32 @@ async def test_outbox_notes_requests_as_messages(world: World) -> None:
         Sent("direct", local, {"number": 1}),
         Sent("worker", "work", {"number": 2}),
     ]
+
+
+async def test_tokens_cannot_be_told_from_one_another(world: World) -> None:
+    """Whoever gets requests learns nothing about the tokens of the requests to come."""
+    correlation = world.asker._process.correlation
+    tokens = [int(correlation.new_address().token) for _ in range(1000)]
+    assert len(set(tokens)) == 1000
+    assert all(RETURN_ADDRESS.fullmatch(bytes(correlation.new_address())) for _ in range(1000))
+    # Of random numbers each bit is set in about half, and no difference comes twice.
+    assert all(350 < sum(token >> bit & 1 for token in tokens) < 650 for bit in range(64))
+    differences = {later - earlier for earlier, later in itertools.pairwise(tokens)}
+    assert len(differences) == 999
+
+
+async def test_reply_to_a_guessed_token_is_dropped(world: World) -> None:
+    """The tokens that a count would have given are nobody's."""
+    asking = world.ask(1)
+    event = await receive(world.owner, world.channel)
+    process = event["mpx.reply_to"].partition("!")[0]
+    body = world.owner.codec.encode({"echo": "forged"})
+    for guess in range(1, 50):
+        payload = envelope.wrap(Form.REPLY, body, False, b"%d" % guess)
+        world.broker.publish(b"mpx:inbox:" + process.encode(), payload)
+    await eventually(lambda: world.asker.statistics().dropped["late"] == 49)
+    await world.owner.reply(event, {"echo": 1})
+    assert await asking == {"echo": 1}
 
 
 @pytest.mark.parametrize("form", [Form.REPLY, Form.FAILURE])

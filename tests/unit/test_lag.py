@@ -24,7 +24,7 @@ def intake() -> Intake:
 def come(intake: Intake, form: Form) -> None:
     """Have a message arrive."""
     payload = envelope.wrap(form, b"\x80", target=b"1" if form is Form.DIRECT else None)
-    intake.body(payload, envelope.unwrap(payload))
+    intake.body(payload, envelope.unwrap(payload), b"mpx:inbox:x")
 
 
 def test_nothing_is_known_of_no_messages() -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from channels_mpx.codec import Body
+from channels_mpx.body import Body
 from channels_mpx.exceptions import DecodingError, LinkLost
 from channels_mpx.memory import MemoryBroker, MemoryDialer
 from channels_mpx.scripts import POP

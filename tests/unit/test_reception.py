@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from channels_mpx import CommandRefused, Gap, LinkLost, Multiplexer, PubSubMessage
-from channels_mpx.codec import Body, Codec
+from channels_mpx.body import Body
+from channels_mpx.codec import Codec
 from channels_mpx.names import Kind, Topic
 from channels_mpx.reading import Bounds
 from channels_mpx.reception import Notice, Reception

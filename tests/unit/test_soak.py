@@ -152,6 +152,5 @@ def test_page_of_faults_names_every_test_of_faults() -> None:
         "test_clean_shutdown_is_a_gap_like_any_other",
         "test_host_name_is_checked_by_any_version_of_redis_py",
         "test_host_name_is_not_checked_if_one_says_so",
-        "test_random_adds_and_discards_agree_with_redis",
         "test_what_no_server_says_costs_a_link",
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from channels_mpx import MultiplexedChannelLayer, router
+from channels_mpx import MultiplexedChannelLayer, router, supervisor
 from channels_mpx.router import Router
 from tests.helpers import eventually
 from tests.layers import (
@@ -38,6 +38,11 @@ from tests.servers import RedisServer
 MakeRedis = Callable[..., RedisServer]
 
 GROUPS = 20_000
+
+#: Seconds that the best of ten reconnections with so many groups may take of this process's time;
+#: and the best and the worst of the clock's, on two cores that have many other things to do. The
+#: clock's without that are in docs/explanation/faults.md.
+WORK, BEST, WORST = 0.15, 0.3, 2.0
 
 
 async def join(layer: MultiplexedChannelLayer, channel: str, count: int) -> set[str]:
@@ -60,8 +65,15 @@ async def back_after_kill(layer: MultiplexedChannelLayer, server: RedisServer) -
 
 
 @pytest.mark.timeout(180)
-async def test_kills_under_churn_with_twenty_thousand_groups(make_redis: MakeRedis) -> None:
-    """All of 20,000 groups are active again at once, in batches, while members come and go."""
+async def test_kills_under_churn_with_twenty_thousand_groups(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of 20,000 groups are active again at once, in batches, while members come and go.
+
+    Each of the links is taken for one that has lived for long: after those that have not, the
+    pauses between attempts grow.
+    """
+    monkeypatch.setattr(supervisor, "STEADY", 0.0)
     server = make_redis()
     async with open_layer(server, **{**QUICK, "timeout": 30}) as layer:
         channel = await layer.new_channel()
@@ -78,12 +90,20 @@ async def test_kills_under_churn_with_twenty_thousand_groups(make_redis: MakeRed
                 await asyncio.sleep(0.005)
 
         tasks = [asyncio.ensure_future(churn(number)) for number in range(8)]
-        took = [await back_after_kill(layer, server) for _ in range(5)]
+        took, work = [], []
+        for _ in range(10):
+            start = time.process_time()
+            took.append(await back_after_kill(layer, server))
+            work.append(time.process_time() - start)
         stop.set()
         await asyncio.gather(*tasks)
-        print(f"{GROUPS} groups active again after {min(took):.3f} to {max(took):.3f} s")
-        assert min(took) < 1.0
-        assert max(took) < 5.0
+        print(
+            f"{GROUPS} groups active again after {min(took):.3f} to {max(took):.3f} s, "
+            f"of which {min(work):.3f} to {max(work):.3f} s are ours"
+        )
+        assert min(work) < WORK
+        assert min(took) < BEST
+        assert max(took) < WORST
         await eventually(lambda: group_subscriptions(server) == wanted)
         assert layer.statistics().connection.active == GROUPS + 1
         await layer.group_send("g7", {"type": "a"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,69 +14,22 @@ import pytest
 from channels_mpx import LinkUnavailable, MultiplexedChannelLayer, liveness, parking
 from channels_mpx.mailbox import Mailbox
 from channels_mpx.pulse import Pulse
+from channels_mpx.traffic import Traffic
 from tests.helpers import eventually
+from tests.integration.faults.loads import MEGABYTE, Meter, flood
 from tests.layers import (
     QUICK,
     open_layer,
     receive,
-    resident_memory,
-    run_script,
 )
 from tests.sequences import NOTICES
 from tests.servers import RedisServer
 
 MakeRedis = Callable[..., RedisServer]
 
-MEGABYTE = 2**20
-BOUND = 20 * MEGABYTE
-
-#: Publishes COUNT messages of SIZE bytes on a group, RATE a second, from a process of its own.
-FLOOD = """
-    import asyncio, sys, time
-    from channels_mpx import MultiplexedChannelLayer
-
-    async def main():
-        url, count, size, rate = sys.argv[1], *map(int, sys.argv[2:])
-        layer = MultiplexedChannelLayer(hosts=[url])
-        data, start = b"x" * size, time.monotonic()
-        for number in range(count):
-            await layer.group_send("room", {"number": number, "data": data})
-            if rate:
-                await asyncio.sleep(max(0, start + (number + 1) / rate - time.monotonic()))
-        await layer.aclose()
-
-    asyncio.run(main())
-"""
-
-
-async def flood(server: RedisServer, count: int, size: int, rate: int = 0) -> None:
-    """Have another process publish so many messages of a size on the group ``room``."""
-    arguments = map(str, (count, size, rate))
-    await asyncio.to_thread(run_script, FLOOD, server.url, *arguments, strict=False)
-
-
-class Meter:
-    """The growth of this process's memory: what Python holds, and the pages of all of it."""
-
-    def __init__(self) -> None:
-        gc.collect()
-        self._pages = resident_memory()
-        self._held = tracemalloc.get_traced_memory()[0]
-
-    @property
-    def held(self) -> int:
-        """Bytes that Python objects hold more than at the start."""
-        return tracemalloc.get_traced_memory()[0] - self._held
-
-    @property
-    def peak(self) -> int:
-        """The most of it since the start."""
-        return tracemalloc.get_traced_memory()[1] - self._held
-
-    @property
-    def pages(self) -> int:
-        """Bytes of memory more than at the start."""
-        return resident_memory() - self._pages
+#: The default of ``channel_max_bytes``, and what may be held in all: 20 % more.
+BOUND = 64 * MEGABYTE
+MOST = BOUND * 1.2
 
 
 @pytest.fixture
@@ -114,23 +66,27 @@ async def slow_and_quick(
 async def test_consumer_that_does_not_read_has_bounded_memory(
     make_redis: MakeRedis, meter: Callable[[], Meter]
 ) -> None:
-    """300 x 1 MB: within the configured bytes + 20 %, not cut by Redis, drops counted exactly."""
+    """300 x 1 MB: within the configured bytes + 20 %, not cut by Redis, drops counted exactly.
+
+    At 150 MB/s, which any machine can read: a sender on the same machine could outrun every reader,
+    and then it is Redis that decides, see `test_flood_above_the_servers_limit_is_a_gap`.
+    """
     server = make_redis()
     async with open_layer(server, channel_max_bytes=BOUND, capacity=1000) as layer:
-        measured = meter()
         async with slow_and_quick(layer) as (slow, numbers):
-            await flood(server, 300, MEGABYTE, 150)  # what any machine can read
+            measured = meter()
+            watching = asyncio.ensure_future(measured.watch_pages())
+            await flood(server, 300, MEGABYTE, 150)
             await eventually(lambda: len(numbers) == 300 or layer.statistics().connection.epoch > 1)
-            gc.collect()
-            held, pages = measured.held, measured.pages
+            watching.cancel()
             print(
-                f"held {held / MEGABYTE:.1f} MiB of {BOUND / MEGABYTE:.0f}, peak "
-                f"{measured.peak / MEGABYTE:.1f}, pages {pages / MEGABYTE:+.1f}"
+                f"{BOUND / MEGABYTE:.0f} MiB may wait: peak of what Python holds "
+                f"{measured.peak / MEGABYTE:.1f}, of pages {measured.pages / MEGABYTE:+.1f}"
             )
-            assert held < BOUND * 1.2
-            assert pages < BOUND * 1.2 + 30 * MEGABYTE  # what the allocator has not given back
+            assert measured.peak <= MOST
+            assert measured.pages <= MOST
             assert layer.statistics().dropped["full"] == 300 - layer.statistics().waiting
-            assert [(await receive(layer, slow))["number"] for _ in range(18)] == list(range(18))
+            assert [(await receive(layer, slow))["number"] for _ in range(60)] == list(range(60))
         assert numbers == list(range(300))
         assert layer.statistics().connection.epoch == 1
 
@@ -150,15 +106,23 @@ async def test_without_a_bound_in_bytes_memory_grows(
     async with open_layer(server, channel_max_bytes=BOUND, capacity=1000) as layer:
         measured = meter()
         async with slow_and_quick(layer) as (_, numbers):
-            await flood(server, 60, MEGABYTE)
-            await eventually(lambda: len(numbers) == 60)
-            assert measured.held > 55 * MEGABYTE > BOUND * 1.2
+            await flood(server, 120, MEGABYTE, 150)
+            await eventually(lambda: len(numbers) == 120)
+            measured.look()
+            assert measured.peak > 115 * MEGABYTE > MOST
+            assert measured.pages > MOST
 
 
-async def test_loop_that_is_blocked_for_five_seconds(make_redis: MakeRedis) -> None:
+async def test_loop_that_is_blocked_for_five_seconds(
+    make_redis: MakeRedis, meter: Callable[[], Meter]
+) -> None:
     """300 x 1 MB, and 1,000 small messages a second, with the default deadlines: both links stay.
 
-    Of the large ones, all that do not fit are counted; of the small ones, none is missing.
+    Of the large ones, all that do not fit are counted, and memory stays within the configured bytes
+    + 20 %; of the small ones, none is missing.
+
+    The server of the large ones has no limit for what a subscriber has not read: 5 s are too long
+    for its default of 32 MB, whatever the subscriber does, see the control.
     """
     roomy = make_redis(config=["client-output-buffer-limit pubsub 0 0 0"])
     server = make_redis()
@@ -170,12 +134,22 @@ async def test_loop_that_is_blocked_for_five_seconds(make_redis: MakeRedis) -> N
         for layer in (large, small):
             channels.append(await layer.new_channel())
             await layer.group_add("room", channels[-1])
+        measured = meter()
+        watching = asyncio.ensure_future(measured.watch_pages())
         floods = asyncio.gather(flood(roomy, 300, MEGABYTE), flood(server, 6000, 100, 1000))
         await eventually(lambda: large.statistics().connection.received > 5, 20)
         await eventually(lambda: small.statistics().connection.received > 5, 20)
+        assert large.statistics().connection.received < 200  # much of it comes while we are blocked
         time.sleep(5.0)
         await floods
         await eventually(lambda: large.statistics().connection.received >= 300)
+        watching.cancel()
+        print(
+            f"peak of what Python holds {measured.peak / MEGABYTE:.1f} MiB, "
+            f"of pages {measured.pages / MEGABYTE:+.1f}"
+        )
+        assert measured.peak <= MOST
+        assert measured.pages <= MOST
         assert large.statistics().dropped["full"] == 300 - large.statistics().waiting
         for number in range(6000):
             assert (await receive(small, channels[1]))["number"] == number
@@ -230,40 +204,91 @@ async def test_loop_that_is_blocked_at_the_worst_moment(
         )
 
 
-async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis) -> None:
-    """100 x 1 MB through the same two connections: small ones are still quick."""
-    server = make_redis()
-    async with open_layer(server, capacity=1000) as sender, open_layer(server) as layer:
-        small, large = await layer.new_channel(), await layer.new_channel()
+async def small_beside_large(
+    server: RedisServer, count: int, seconds: float, handled: Callable[[Any], None]
+) -> list[float]:
+    """Return how long small messages take through connections on which large ones pass.
+
+    Args:
+        server: The server.
+        count: How many large ones.
+        seconds: What their consumer needs for each.
+        handled: Called with the layer when it has.
+    """
+    roomy = {"capacity": 1000, "channel_max_bytes": 2 * count * MEGABYTE}
+    async with open_layer(server) as sender, open_layer(server, **roomy) as layer:
+        large = await layer.new_channel()
         await layer.group_add("large", large)
         data = b"x" * MEGABYTE
         is_over = asyncio.Event()
 
         async def send_large() -> None:
-            for number in range(100):
+            for number in range(count):
                 await sender.group_send("large", {"number": number, "data": data})
             is_over.set()
 
         async def read_large() -> None:
-            for number in range(100):
+            for number in range(count):
                 assert (await receive(layer, large))["number"] == number
+                await asyncio.sleep(seconds)
+                handled(layer)
 
         tasks = [asyncio.ensure_future(work()) for work in (send_large, read_large)]
         took = []
-        while not is_over.is_set():
-            start = time.perf_counter()
-            await sender.send(small, {"type": "small"})
-            await receive(layer, small)
-            took.append(time.perf_counter() - start)
-        await asyncio.gather(*tasks)
-        took.sort()
+
+        async def pass_small() -> None:
+            channel = await layer.new_channel()
+            while not is_over.is_set():
+                start = time.perf_counter()
+                await sender.send(channel, {"type": "small"})
+                await receive(layer, channel)
+                took.append(time.perf_counter() - start)
+
+        await asyncio.gather(*tasks, *(pass_small() for _ in range(8)))
+        assert layer.statistics().dropped["full"] == 0
+        assert layer.statistics().connection.epoch == 1
+        return sorted(took)
+
+
+async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis) -> None:
+    """100 x 1 MB through the same two connections, for a slow consumer: small ones are still quick.
+
+    In one of three trials: what other programs take of the machine can be more than the bound.
+    """
+    server = make_redis()
+    for _ in range(3):
+        took = await small_beside_large(server, 100, 0.01, lambda layer: None)
         p99 = took[int(len(took) * 0.99)]
         print(
             f"{len(took)} small messages: p50 {took[len(took) // 2] * 1000:.1f} ms, "
             f"p99 {p99 * 1000:.1f} ms"
         )
-        assert p99 < 0.25
-        assert layer.statistics().dropped["full"] == 0
+        if p99 <= 0.05:
+            return
+    raise AssertionError("in no trial were 99 of 100 small messages there within 50 ms")
+
+
+async def test_a_reader_that_waits_for_consumers_would_be_found(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: if reading stopped while the large ones are handled, small ones would wait."""
+    message = Traffic.message
+
+    def wait(self: Traffic, channel: bytes, payload: bytes) -> None:
+        message(self, channel, payload)
+        if len(payload) > MEGABYTE:
+            transport(self).pause_reading()
+
+    def transport(traffic: Traffic) -> asyncio.ReadTransport:
+        link: Any = traffic.link
+        return link._transport
+
+    monkeypatch.setattr(Traffic, "message", wait)
+    server = make_redis(config=["client-output-buffer-limit pubsub 0 0 0"])
+    took = await small_beside_large(
+        server, 20, 0.1, lambda layer: transport(layer._hub.life.traffic).resume_reading()
+    )
+    assert took[int(len(took) * 0.99)] > 0.05
 
 
 async def test_what_waits_for_a_link_is_bounded(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import random
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trustme
 
-from channels_mpx import LinkRefused, MultiplexedChannelLayer, link
+from channels_mpx import LinkRefused, MultiplexedChannelLayer, backoff, link
+from channels_mpx.backoff import delays
+from channels_mpx.options import Options
 from tests.helpers import eventually
 from tests.layers import QUICK, is_active, open_layer, receive
 from tests.proxy import Proxy
@@ -122,6 +126,41 @@ def test_host_name_is_checked_by_any_version_of_redis_py() -> None:
         arguments: dict[str, Any] = dict(given)
         link._check_host_name(arguments)
         assert arguments.get("ssl_check_hostname") is is_asked
+
+
+def returns(outage: float) -> list[float]:
+    """Return when each of 100 processes dials first after an outage that began for all at once."""
+    options, times = Options(), []
+    for _ in range(100):
+        pauses, now = delays(options.reconnect_delay, options.max_reconnect_delay), 0.0
+        while now < outage:
+            now += next(pauses)
+        times.append(now - outage)
+    return sorted(times)
+
+
+@pytest.mark.parametrize("is_protected", [True, False])
+@pytest.mark.parametrize("outage", [2.0, 10.0, 60.0])
+def test_handshakes_are_spread_when_a_server_comes_back(
+    monkeypatch: pytest.MonkeyPatch, outage: float, is_protected: bool
+) -> None:
+    """Who has lost the server together does not come back together: a handshake is work for it.
+
+    100 processes come within the second in which all must be active again, and are spread over most
+    of it: no tenth of a second sees more than a third of them. The control: without the random part
+    of the pauses they all come at once.
+    """
+    if is_protected:
+        dice = random.Random(f"handshakes {outage}")
+        monkeypatch.setattr(backoff, "random", dice)
+    else:
+        monkeypatch.setattr(backoff, "random", SimpleNamespace(uniform=lambda least, most: most))
+    times = returns(outage)
+    spread = times[-1] - times[0]
+    most = max(sum(start <= other < start + 0.1 for other in times) for start in times)
+    print(f"after {outage} s: within {spread:.2f} s, at most {most} of 100 within 0.1 s")
+    assert (spread > 0.6 and most < 34) is is_protected
+    assert times[-1] <= 1.0
 
 
 async def test_client_certificates_are_used(make_redis: MakeRedis, issue: Issue) -> None:

@@ -1,0 +1,71 @@
+"""Floods of messages from another process, and a meter of what they do to the memory of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+
+from tests.layers import resident_memory, run_script
+from tests.servers import RedisServer
+
+MEGABYTE = 2**20
+
+#: Publishes COUNT messages of SIZE bytes on a group, RATE a second, from a process of its own.
+FLOOD = """
+    import asyncio, sys, time
+    from channels_mpx import MultiplexedChannelLayer
+
+    async def main():
+        url, count, size, rate = sys.argv[1], *map(int, sys.argv[2:])
+        layer = MultiplexedChannelLayer(hosts=[url])
+        data, start = b"x" * size, time.monotonic()
+        for number in range(count):
+            await layer.group_send("room", {"number": number, "data": data})
+            if rate:
+                await asyncio.sleep(max(0, start + (number + 1) / rate - time.monotonic()))
+        await layer.aclose()
+
+    asyncio.run(main())
+"""
+
+
+async def flood(server: RedisServer, count: int, size: int, rate: int = 0) -> None:
+    """Have another process publish so many messages of a size on the group ``room``."""
+    arguments = map(str, (count, size, rate))
+    await asyncio.to_thread(run_script, FLOOD, server.url, *arguments, strict=False)
+
+
+class Meter:
+    """The growth of this process's memory: what Python holds, and the pages of all of it.
+
+    Attributes:
+        pages: The most bytes of pages more than at the start, of those times when one looked.
+    """
+
+    def __init__(self) -> None:
+        gc.collect()
+        tracemalloc.reset_peak()
+        self.pages = 0
+        self._pages = resident_memory()
+        self._held = tracemalloc.get_traced_memory()[0]
+
+    @property
+    def held(self) -> int:
+        """Bytes that Python objects hold more than at the start."""
+        return tracemalloc.get_traced_memory()[0] - self._held
+
+    @property
+    def peak(self) -> int:
+        """The most of it since the start."""
+        return tracemalloc.get_traced_memory()[1] - self._held
+
+    async def watch_pages(self) -> None:
+        """Look at the pages until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(0.005)
+
+    def look(self) -> None:
+        """Look at the pages now."""
+        self.pages = max(self.pages, resident_memory() - self._pages)
