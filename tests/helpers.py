@@ -28,3 +28,8 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float =
         if loop.time() >= deadline:
             raise AssertionError(f"not true within {timeout} s: {inspect.getsource(predicate)}")
         await asyncio.sleep(0.005)
+
+
+def wait_until(predicate: Callable[[], bool]) -> None:
+    """Wait for something from a thread without a loop."""
+    asyncio.run(eventually(predicate))

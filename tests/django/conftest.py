@@ -11,6 +11,8 @@ from channels.layers import channel_layers, get_channel_layer
 from django.test import override_settings
 
 from channels_mpx import MultiplexedChannelLayer
+from tests.django.mpx import Manager, setting
+from tests.django.projects import Project
 from tests.servers import RedisServer
 
 _brokers = itertools.count()
@@ -38,3 +40,16 @@ def layer(hosts: list[str]) -> Iterator[MultiplexedChannelLayer]:
         yield layer
         layer.sync.close()
     channel_layers.backends.clear()
+
+
+@pytest.fixture
+def manager(redis_server: RedisServer) -> Iterator[Manager]:
+    """Commands on the shared server."""
+    with Manager({"default": setting(redis_server.url)}) as manager:
+        yield manager
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project of a user."""
+    return Project(pytester, monkeypatch)

@@ -20,6 +20,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from channels_mpx.management.commands.mpx import Command
+from channels_mpx.testing import Broker
 from tests.layers import environment
 
 BACKEND = "channels_mpx.MultiplexedChannelLayer"
@@ -196,3 +197,12 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SI
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     return Outcome(process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def on_broker() -> Iterator[tuple[Broker, Manager]]:
+    """Commands on a broker that fails on demand."""
+    broker = Broker()
+    hosts = f"memory://{broker._name}"
+    with Manager({"default": setting(hosts)}) as manager:
+        yield broker, manager

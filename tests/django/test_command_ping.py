@@ -1,172 +1,123 @@
-"""``mpx ping`` through an outage: what has no connection is lost, and slow is something else."""
+"""``mpx ping``: what it measures, what it tells of losses, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import pytest
-
-from channels_mpx import MultiplexedChannelLayer
-from channels_mpx.management.ping import Echo, _outage
-from channels_mpx.names import Topic
+from channels_mpx.management.ping import Echo, percentiles
+from channels_mpx.names import Kind, Topic
 from channels_mpx.server import Server
 from channels_mpx.testing import Broker
-from tests.django.mpx import Manager, Output, setting
+from tests.django.mpx import Manager, Output, on_broker, setting
 from tests.helpers import eventually
+from tests.layers import calls, kill_clients, subscriptions
 from tests.servers import RedisServer
 
-
-class Tripping(Echo):
-    """An echo in whose way something is put as soon as a message is back, before the PING."""
-
-    trip: Callable[[], object]
-
-    def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
-        """See `Subscriber.deliver`."""
-        super().deliver(topic, channel, payload)
-        self.trip()
+MakeRedis = Callable[..., RedisServer]
 
 
-@contextlib.asynccontextmanager
-async def echoing(
-    kind: type[Echo] = Echo, timeout: float = 2
-) -> AsyncIterator[tuple[Broker, MultiplexedChannelLayer, Any]]:
-    """Yield an echo that listens, with its layer and a broker that fails on demand."""
-    with Broker(max_reconnect_delay=0.01) as broker:
-        layer = broker.layer()
-        echo = kind(Server(layer), timeout)
-        await asyncio.to_thread(echo.open)
-        yield broker, layer, echo
-        echo.close()
+async def test_ping_measures(manager: Manager, redis_server: RedisServer) -> None:
+    """Every message comes back, and beside each goes a PING; nothing stays subscribed."""
+    redis_server.command("CONFIG", "RESETSTAT")
+    outcome = await manager("ping", "--count", "20", "--interval", "0", "--json")
+    found = outcome.document
+    assert (outcome.code, found["sent"], found["lost"], found["reasons"]) == (0, 20, 0, {})
+    for times in (found["message"], found["ping"]):
+        assert list(times) == ["p50", "p90", "p99", "max"]
+        assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["max"] < 5
+    assert calls(redis_server)["publish"] == 20
+    await eventually(lambda: not subscriptions(redis_server))
 
 
-async def test_what_is_begun_without_a_connection_is_lost() -> None:
-    """It is not sent when there is one again, which would take as long as the outage."""
-    async with echoing() as (broker, layer, echo):
-        with broker.down():
-            await eventually(lambda: layer.statistics().connection.state == "connecting")
-            pinging = asyncio.ensure_future(asyncio.to_thread(echo.ping))
-            await eventually(lambda: pinging.done() or layer.statistics().connection.parked)
-        await pinging
-        assert (echo.sent, echo.messages, echo.pings) == (1, [], [])
-        assert dict(echo.lost) == {"there was no connection: the broker is down": 1}
-        await broker.recovered()
-        await asyncio.to_thread(echo.ping)
-        assert (echo.sent, len(echo.messages), len(echo.pings)) == (2, 1, 1)
-        (outage,) = echo.outages
-        assert 0 < outage < 5
-        assert not echo.is_deaf
+async def test_ping_is_a_table_for_people(manager: Manager) -> None:
+    """A pipe gets the table only; a terminal is shown how far it is, and that goes away."""
+    pattern = (
+        r"Layer default on 127\.0\.0\.1:\d+: 3 messages to this process, 0 lost\n"
+        r" +p50 +p90 +p99 +max\n"
+        r"  message( +\d+\.\d\d ms){4}\n"
+        r"  PING   ( +\d+\.\d\d ms){4}\n"
+    )
+    assert re.fullmatch(pattern, (await manager("ping", "--count", "3")).out)
+    out = (await manager("ping", "--count", "3", "--no-color", out=Output(is_tty=True))).out
+    assert out.startswith("\r1 of 3\x1b[K\r\r2 of 3\x1b[K\r\r3 of 3\x1b[K\r\r\x1b[K\r")
+    assert re.fullmatch(pattern, out.rpartition("\r")[2])
 
 
-async def test_what_loses_its_connection_on_the_way_is_lost() -> None:
-    """At once, with the reason, and not when its time is over."""
-    async with echoing(timeout=5) as (broker, layer, echo):
-        with broker.freeze():
-            pinging = asyncio.ensure_future(asyncio.to_thread(echo.ping))
-            await eventually(lambda: layer.statistics().connection.in_flight)
-            broker.kill_connection(layer)
-            await eventually(pinging.done, timeout=2)
-        assert dict(echo.lost) == {"the connection was lost: killed by the test": 1}
-        await eventually(lambda: len(echo.outages) == 1 and not echo.is_deaf)
-
-
-async def test_ping_that_finds_no_connection_is_lost() -> None:
-    """A PING whose message was back in time counts as little as any other."""
-    async with echoing(Tripping) as (broker, layer, echo):
-        link = layer._hub.life.traffic.link
-        with contextlib.ExitStack() as outage:
-            echo.trip = lambda: (outage.enter_context(broker.down()), link.lose("tripped"))
-            await asyncio.to_thread(echo.ping)
-        assert (len(echo.messages), echo.pings, echo.lost.total()) == (1, [], 1)
-
-
-async def test_ping_is_lost_when_its_time_is_over() -> None:
-    """As a message is."""
-    async with echoing(Tripping, timeout=0.05) as (broker, _, echo):
-        with contextlib.ExitStack() as frozen:
-            echo.trip = lambda: frozen.enter_context(broker.freeze())
-            await asyncio.to_thread(echo.ping)
-        assert (len(echo.messages), echo.pings) == (1, [])
-        assert dict(echo.lost) == {"not back within 0.05 s": 1}
-
-
-async def test_what_redis_refuses_is_lost(make_redis: Callable[..., RedisServer]) -> None:
-    """With Redis's reason, and without waiting for what cannot come."""
-    server = make_redis(users=["site on >pw ~* &* +@all -publish"])
-    with Manager({"default": setting(server.url_for("site", "pw"), timeout=30)}) as manager:
-        pinging = manager("ping", "--count", "2", "--timeout", "30")
-        outcome = await asyncio.wait_for(pinging, 10)
+def test_ping_tells_what_is_lost() -> None:
+    """A message that does not come back is counted with the reason, and the code is 1."""
+    with on_broker() as (broker, manager), broker.drop(1):
+        outcome = manager.run("ping", "--count", "2", "--timeout", "0.02", "--json")
     assert outcome.code == 1
-    assert re.match(r"2 messages lost: 2 × Redis at .* refused PUBLISH \S+: NOPERM ", outcome.err)
+    assert outcome.err == "2 messages lost: 2 × not back within 0.02 s"
+    assert (outcome.document["sent"], outcome.document["lost"]) == (2, 2)
+    assert outcome.document["message"]["p50"] is None
 
 
-@pytest.mark.parametrize("is_json", [True, False])
-async def test_outage_is_told_and_is_no_latency(
-    make_redis: Callable[..., RedisServer], is_json: bool
-) -> None:
-    """A server that is killed and comes back: losses, a time without a connection, short ways."""
-    server, out, err = make_redis(), Output(is_tty=not is_json), Output()
-    layers = {"default": setting(server.url, max_reconnect_delay=0.05)}
-    with Manager(layers) as manager:
-        echoes: list[Any] = []
-        with watching(echoes):
-            words = ("ping", "--count", "100000", "--interval", "0.001")
-            pinging = asyncio.ensure_future(manager(*words, out=out, err=err, json=is_json))
-            await eventually(lambda: echoes and echoes[0].messages)
-            server.kill()
-            await eventually(lambda: echoes[0].lost.total() > 300)
-            lost_until = echoes[0].lost.total()
-            server.start()
-            seen = len(echoes[0].messages)
-            await eventually(lambda: len(echoes[0].messages) > seen + 20)
-            echoes[0].is_enough = True
-            outcome = await pinging
+async def test_ping_outlives_the_connection(make_redis: MakeRedis) -> None:
+    """What is under way when the link is lost is lost; the next ones go on with the next link."""
+    server = make_redis()
+    out = Output(is_tty=True)
+    with Manager({"default": setting(server.url, timeout=0.3)}) as manager:
+        words = ("ping", "--count", "60", "--interval", "0.01")
+        pinging = asyncio.ensure_future(manager(*words, out=out))
+        await eventually(lambda: "10 of 60" in out.getvalue())
+        server.freeze()
+        await eventually(lambda: kill_after_thaw(server, out))
+        outcome = await pinging
     assert outcome.code == 1
-    assert re.match(r"[\d,]+ messages lost: .*there was no connection: ", outcome.err)
-    if not is_json:
-        assert re.search(r"\d+ of 100000, [\d,]+ lost\x1b\[K", outcome.out)
-        assert re.search(r"^\S*Without a connection for \d+\.\d+ m?s\S*$", outcome.out, re.M)
-        return
-    (outage,) = outcome.document["outages"]
-    assert outcome.document["lost"] >= lost_until
-    assert 0.3 < outage
-    assert outcome.document["message"]["max"] < outage
+    assert re.search(r"^\d+ messages? lost: ", outcome.err)
+    sent, lost = re.search(r"(\d+) messages to this process, (\d+) lost", outcome.out).groups()  # type: ignore[union-attr]
+    assert int(sent) == 60
+    assert 1 <= int(lost) < 60
 
 
-@contextlib.contextmanager
-def watching(echoes: list[Any]) -> Iterator[None]:
-    """Have the command's echo at hand, and Ctrl-C pressed in its thread on demand."""
-
-    class Watched(Echo):
-        is_enough = False
-
-        def open(self) -> None:
-            super().open()
-            echoes.append(self)
-
-        def ping(self) -> None:
-            if self.is_enough:
-                raise KeyboardInterrupt
-            super().ping()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("channels_mpx.management.ping.Echo", Watched)
-        yield
+def kill_after_thaw(server: RedisServer, out: Output) -> bool:
+    """Let a message be lost while the server is frozen, then cut the connection."""
+    seen = out.getvalue().count(" of 60")
+    if seen < 12:
+        return False
+    server.thaw()
+    return kill_clients(server) > 0
 
 
-def test_outages_are_summed_up_for_people() -> None:
-    """Several of them in one line, and whether the last one is over."""
-    echo = Echo(Server(Broker().layer()), 1)
-    echo._outages = [0.0125]
-    assert _outage(echo) == "Without a connection for 12.50 ms"
-    echo._outages = [1.0, 2.5]
-    assert _outage(echo) == "Without a connection for 3.5 s in all, 2 times"
-    echo.interrupted("gone")
-    assert _outage(echo) == "Without a connection for 3.5 s in all, 3 times, and still so"
-    since = echo._deaf_since
-    echo.interrupted("still gone")
-    assert echo._deaf_since == since
+async def test_ping_can_be_ended_early(manager: Manager) -> None:
+    """Ctrl-C shows what was measured until then."""
+    out = Output(is_tty=True, enough=("3 of 100", 1))
+    outcome = await manager("ping", out=out)
+    assert outcome.code == 0
+    assert "2 messages to this process, 0 lost" in outcome.out
+
+
+def test_ping_counts_no_late_message() -> None:
+    """What comes back after its time is lost all the same, and the next one is measured."""
+    broker = Broker()
+    layer = broker.layer()
+    echo = Echo(Server(layer), timeout=0.02)
+    echo.open()
+    with broker.freeze():
+        echo.ping()
+    echo.ping()
+    echo.close()
+    layer.sync.close()
+    assert (echo.sent, echo.lost, len(echo.messages), len(echo.pings)) == (
+        2, {"not back within 0.02 s": 1}, 1, 1
+    )  # fmt: skip
+
+
+async def test_ping_never_raises_into_the_reader() -> None:
+    """A message that comes in the moment in which its time is over finds nobody."""
+    echo = Echo(Server(Broker().layer()), timeout=1)
+    back: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    back.cancel()
+    echo._awaited = b"x", back
+    echo.deliver(Topic(Kind.CHANNEL, b"a"), b"a", b"x")
+    assert echo.messages == []
+
+
+def test_percentiles_are_times_that_occurred() -> None:
+    """By nearest rank; of nothing there are none."""
+    assert percentiles([0.3, 0.1, 0.2]) == {"p50": 0.2, "p90": 0.3, "p99": 0.3, "max": 0.3}
+    assert percentiles(range(1, 101)) == {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    assert set(percentiles([]).values()) == {None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import redis
@@ -15,13 +15,6 @@ from tests.helpers import eventually
 from tests.integration.test_connection import MINIMAL
 from tests.layers import calls, open_layer, reading
 from tests.servers import RedisServer
-
-
-@pytest.fixture
-def manager(redis_server: RedisServer) -> Iterator[Manager]:
-    """Commands on the shared server."""
-    with Manager({"default": setting(redis_server.url)}) as manager:
-        yield manager
 
 
 @pytest.fixture

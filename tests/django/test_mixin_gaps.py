@@ -9,90 +9,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from channels.consumer import AsyncConsumer, SyncConsumer
-from channels.generic.websocket import (
-    AsyncJsonWebsocketConsumer,
-    AsyncWebsocketConsumer,
-    WebsocketConsumer,
-)
+from channels.generic.websocket import WebsocketConsumer
 
 from channels_mpx import Gap, LinkLost, MultiplexedChannelLayer
-from channels_mpx.consumers import (
-    ChannelSubscriptionMixin,
-    MultiplexedConsumerMixin,
-    PatternSubscriptionMixin,
-    PromiseMixin,
-)
+from channels_mpx.consumers import ChannelSubscriptionMixin, MultiplexedConsumerMixin
 from channels_mpx.testing import Broker
 from tests.django.client import Client, is_empty, quiet
-from tests.django.talk import Obedient, Place, default, open_talker, place
+from tests.django.hooks import NAMES, Grouped, Plain, Subscribed, outages
+from tests.django.talk import Place, default, open_talker, place
 from tests.helpers import eventually
 from tests.layers import QUICK, open_layer
 from tests.servers import RedisServer
 
 __all__ = ["default", "place", "quiet"]
 
-
-class Hooked:
-    """Notes what it hears of the connection."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard: list[Any] = []
-
-    async def on_activation(self, name: bytes) -> None:
-        """Note it."""
-        self.heard.append(name.decode())
-
-    async def on_disconnect(self, error: Exception) -> None:
-        """Note it."""
-        self.heard.append(error)
-
-    async def on_gap(self, gap: Gap) -> None:
-        """Note it."""
-        self.heard.append(gap)
-
-
-class Plain(Hooked, Obedient, MultiplexedConsumerMixin, AsyncJsonWebsocketConsumer):
-    """In no group, subscribed to nothing."""
-
-
-class Grouped(Plain):
-    """In a group only."""
-
-    groups = ["room"]  # noqa: RUF012
-
-
-class Subscribed(
-    Hooked,
-    Obedient,
-    ChannelSubscriptionMixin,
-    PatternSubscriptionMixin,
-    PromiseMixin,
-    AsyncJsonWebsocketConsumer,
-):
-    """With everything."""
-
-    groups = ["room"]  # noqa: RUF012
-    channels = ["news", "weather"]  # noqa: RUF012
-    patterns = ["metrics.*"]  # noqa: RUF012
-
-
 KINDS = (Plain, Grouped, Subscribed)
-NAMES = {"news", "weather", "metrics.*"}
 
 
 def reasons(place: Place) -> tuple[str, ...]:
     """Return what may be given as the reason when the connection was killed."""
     return ("killed by the test", "Redis closed the connection")
-
-
-async def outages(consumer: Any, count: int) -> list[tuple[LinkLost, Gap]]:
-    """Wait until a consumer has heard of so many gaps, and return each with its beginning."""
-    await eventually(lambda: sum(isinstance(item, Gap) for item in consumer.heard) >= count)
-    told = [item for item in consumer.heard if not isinstance(item, str)]
-    assert [type(item) for item in told] == [LinkLost, Gap] * count
-    return list(zip(told[::2], told[1::2], strict=True))
 
 
 async def test_every_consumer_hears_of_each_outage_once(layer: Any, place: Place) -> None:
@@ -326,79 +262,6 @@ async def test_two_hundred_outages_that_a_hook_waits_through(
         broker.kill_connections()
         await outages(consumer, count)
     await client.leave()
-
-
-# Policies
-
-
-class Closing(Hooked, MultiplexedConsumerMixin, AsyncWebsocketConsumer):
-    """Closes its socket after a gap."""
-
-    gap_policy = "close"
-
-
-async def test_close(layer: Any, place: Place) -> None:
-    """With a code that says that coming again helps, instead of `on_gap`."""
-    client = await Client(Closing).connect()
-    place.kill()
-    await eventually(lambda: client.sent == [{"type": "websocket.close", "code": 1012}])
-    (error,) = client.instance.heard
-    assert isinstance(error, LinkLost)
-    await client.leave()
-
-
-@pytest.mark.parametrize("base", [AsyncWebsocketConsumer, WebsocketConsumer])
-async def test_close_with_another_code(layer: Any, place: Place, base: type) -> None:
-    """Also of a synchronous consumer, and of one that has no hooks."""
-    bases = (MultiplexedConsumerMixin, base)
-    kind: Any = type("Other", bases, {"gap_policy": "close", "gap_close_code": 4001})
-    client = await Client(kind).connect()
-    place.kill()
-    await eventually(lambda: client.sent == [{"type": "websocket.close", "code": 4001}])
-    await client.leave()
-
-
-@pytest.mark.parametrize("base", [AsyncConsumer, SyncConsumer])
-async def test_close_without_a_socket(layer: Any, place: Place, base: type) -> None:
-    """The consumer ends."""
-    kind: Any = type("Job", (MultiplexedConsumerMixin, base), {"gap_policy": "close"})
-    client = Client(kind, {"type": "worker"})
-    await eventually(lambda: layer.statistics().channels == 1)
-    place.kill()
-    await client.end()
-    assert client.sent == []
-
-
-async def test_ignore(layer: Any, place: Place) -> None:
-    """Neither hook is called; activations are told all the same."""
-
-    class Ignoring(Subscribed):
-        gap_policy = "ignore"
-
-    client = await Client(Ignoring).connect()
-    place.kill()
-    await eventually(lambda: len(client.instance.heard) == 2 * len(NAMES))
-    assert set(client.instance.heard) == NAMES
-    await client.leave()
-
-
-async def test_policy_of_an_instance(layer: Any, place: Place) -> None:
-    """It may be a property."""
-
-    class Choosing(Closing):
-        @property
-        def gap_policy(self) -> str:  # type: ignore[override]
-            return str(self.scope["policy"])
-
-    clients = [
-        await Client(Choosing, {"type": "websocket", "policy": policy}).connect()
-        for policy in ("close", "notify")
-    ]
-    place.kill()
-    await eventually(lambda: clients[0].sent == [{"type": "websocket.close", "code": 1012}])
-    await outages(clients[1].instance, 1)
-    for client in clients:
-        await client.leave()
 
 
 # Elsewhere

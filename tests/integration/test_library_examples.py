@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-from typing import Any
 
 import pytest
 
 from channels_mpx import Multiplexer
 from tests.helpers import eventually
-from tests.layers import QUICK, ROOT, kill_clients
+from tests.layers import QUICK, kill_clients
+from tests.pages import EXAMPLES, load
 from tests.servers import RedisServer
-
-
-def load(name: str) -> Any:
-    """Import an example of the documentation."""
-    path = ROOT / "docs" / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 async def test_board_of_rooms(redis_server: RedisServer) -> None:
     """Callbacks for messages, for one channel, and for both ends of a gap."""
-    example = load("subscriptions")
+    example = load(EXAMPLES / "subscriptions.py")
     board, until = example.Board(), asyncio.Event()
     async with Multiplexer(redis_server.url, **QUICK) as mpx:
         watching = asyncio.create_task(example.watch(mpx, board, until))
@@ -47,7 +35,7 @@ async def test_board_of_rooms(redis_server: RedisServer) -> None:
 async def test_follow_a_pattern(redis_server: RedisServer) -> None:
     """As many as were asked for, in order."""
     async with Multiplexer(redis_server.url) as mpx:
-        following = asyncio.create_task(load("subscriptions").follow(mpx, 2))
+        following = asyncio.create_task(load(EXAMPLES / "subscriptions.py").follow(mpx, 2))
         await eventually(lambda: mpx.statistics().active == 1)
         for channel in ("hall", "room.1", "room.2", "room.3"):
             await mpx.publish(channel, "hello")
@@ -57,13 +45,13 @@ async def test_follow_a_pattern(redis_server: RedisServer) -> None:
 def test_poll_without_a_loop(redis_server: RedisServer) -> None:
     """It hears what it has published itself, and gives up when nothing more comes."""
     mpx = Multiplexer(redis_server.url)
-    assert load("subscriptions").poll(mpx, 0.05) == [b"hello"]
+    assert load(EXAMPLES / "subscriptions.py").poll(mpx, 0.05) == [b"hello"]
     mpx.close()
 
 
 async def test_promise_of_a_payment(redis_server: RedisServer) -> None:
     """Whoever gets the token at the cash desk keeps the promise, from anywhere."""
-    example = load("promises")
+    example = load(EXAMPLES / "promises.py")
     async with Multiplexer(redis_server.url) as mpx, mpx.new_channel_subscription() as desk:
         desk.add("cash-desk")
         await desk.activated(5)
@@ -86,7 +74,7 @@ async def test_promise_that_is_not_kept(
         Multiplexer(redis_server.url, **QUICK) as mpx,
         mpx.new_promise_subscription("payment-") as payments,
     ):
-        paying = asyncio.create_task(load("promises").pay(mpx, payments, seconds))
+        paying = asyncio.create_task(load(EXAMPLES / "promises.py").pay(mpx, payments, seconds))
         if seconds > 1:
             await eventually(lambda: payments.outstanding == 1)
             await mpx.publish("other", "")  # what was published before has been answered

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from channels_mpx import MultiplexedChannelLayer, UnknownChannel
 from tests.helpers import eventually
 from tests.layers import group_subscriptions, open_layer, reading, receive
 from tests.servers import RedisServer
-
-
-@pytest.fixture
-async def layer(redis_server: RedisServer) -> AsyncIterator[MultiplexedChannelLayer]:
-    """Our own layer."""
-    async with open_layer(redis_server) as layer:
-        yield layer
 
 
 async def is_clean(layer: MultiplexedChannelLayer, server: RedisServer) -> bool:

@@ -227,7 +227,7 @@ def test_close_from_a_thread(site: Site) -> None:
 
 
 def test_child_of_a_fork_begins_anew(broker: MemorySite) -> None:
-    """What was subscribed is the parent's; see `test_subscriptions` for a child that is one."""
+    """What was subscribed is the parent's; see `test_subscription_ends` for a child that is one."""
     mux = Multiplexer(broker.url)
     subscription, jobs = mux.new_channel_subscription(), mux.new_promise_subscription("job-")
     mux._hub.forget_parent()

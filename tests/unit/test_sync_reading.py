@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ from channels_mpx import (
     SyncCallFromAsync,
     sync_reading,
 )
-from tests.helpers import eventually
+from tests.helpers import eventually, wait_until
 from tests.layers import QUICK
 from tests.sites import MemorySite, Site
 
@@ -47,11 +47,6 @@ def news(mux: Multiplexer) -> ChannelSubscription:
 
 def payloads(*messages: PubSubMessage | None) -> list[bytes | None]:
     return [message and message.payload for message in messages]
-
-
-def wait_until(predicate: Callable[[], bool]) -> None:
-    """Wait for something from a thread without a loop."""
-    asyncio.run(eventually(predicate))
 
 
 def test_read_one_by_one(mux: Multiplexer, news: ChannelSubscription) -> None:
