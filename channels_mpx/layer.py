@@ -209,8 +209,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             channel: A direct channel of this process, or a worker channel.
 
         Raises:
-            ForeignChannel: It is a direct channel of another process.
-            UnknownChannel: It is a direct channel that does not exist.
+            ForeignChannel, UnknownChannel: It is another process's, or does not exist.
             OwnedChannel: Its consumer takes the messages itself.
             ClosedError: The layer was closed, or the channel ended, while waiting.
         """
@@ -287,17 +286,17 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Make a direct channel a member of a group.
+        """Make a direct channel a member of a group; nothing changes if it is one.
 
         Returns when Redis has confirmed that this process (or the channel's own) receives the
-        group's messages: what is sent afterwards arrives. If this raises, or is cancelled, a
-        channel of this process is not a member; one of another process may have become one, if
-        its owner's answer was lost or not waited for. Adding a member again changes nothing.
+        group's messages: what is sent afterwards arrives. If this raises, or is cancelled, a channel
+        of this process is no member; one of another may be, if its owner's answer was missed.
 
         Raises:
             UnknownChannel: The channel's consumer, or its process, is gone.
             NotAGroupMember: It is a worker channel.
             CommandRefused: Redis does not allow the group's channel to this user.
+            MembershipFailed: The channel's process could not, or has too much to do.
         """
         verb, args = self._preparation.membership(True, group, channel)
         await self._hub.call(verb, *args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -16,6 +17,12 @@ from tests.servers import HOST, Certificates, RedisServer
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--full``: the fault tests at their full size, which takes minutes."""
     parser.addoption("--full", action="store_true", help="run fault tests at their full size")
+
+
+def pytest_configure() -> None:
+    """Let programs under test be interrupted also where a shell in the background is not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
