@@ -66,6 +66,7 @@ async def test_refusals_at_run_time_grow_rare(
             raise LinkRefused(address="here", reason="WRONGPASS")
 
     async with Multiplexer(f"memory://{name}", **QUICK) as mux:
+        mux._hub.keep_alive()  # on this loop, where the test loses the link
         await mux.publish("channel", "message")
         monkeypatch.setattr(world, "accept", accept)
         with caplog.at_level(logging.WARNING, "channels_mpx"):
