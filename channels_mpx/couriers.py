@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from typing import Generic, TypeVar
 
 from . import exceptions
@@ -26,6 +28,9 @@ logger = logging.getLogger("channels_mpx.multiplexer")
 
 T = TypeVar("T")
 Job = Callable[[], object]
+
+#: A job, and what to call if it will not be called.
+_Entry = tuple[Job, Job | None]
 
 
 class LoopIsGone(Exception):
@@ -47,15 +52,22 @@ def require_no_loop(verb: str) -> None:
 
 
 class Courier:
-    """Carries jobs to one event loop from any thread; those of one moment share one wake-up."""
+    """Carries jobs to one event loop from any thread; those of one moment share one wake-up.
+
+    It takes no lock: a signal handler or a destructor may post in the middle of a `post` of the
+    very thread that it interrupts, and a child made by fork inherits nothing that is held.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Whoever keeps a courier must not keep its loop: there is a new one for each call of
         # ``async_to_sync``.
         self._loop = weakref.ref(loop)
-        self._jobs: deque[tuple[Job, Job | None]] = deque()
-        self._lock = threading.Lock()
+        self._jobs: deque[_Entry] = deque()
+        #: Whether the loop has been woken, or a thread is about to do it.
         self._is_called = False
+        #: The threads that are about to wake the loop. One that is interrupted meanwhile cannot do
+        #: it for whatever interrupts it.
+        self._calling: list[int] = []
         self._is_closed = False
         self._is_delivering = False
 
@@ -64,27 +76,44 @@ class Courier:
 
         Args:
             job: Called on the loop.
-            refuse: Called instead, on the loop, if the courier is closed before.
+            refuse: Called instead, in whatever thread, if the courier is closed before.
 
         Raises:
             LoopIsGone: The loop or the courier is closed; the job will not be called.
         """
-        with self._lock:
-            if self._is_closed:
-                raise LoopIsGone
-            self._jobs.append((job, refuse))
-            if self._is_called:
-                return
-            loop = self._loop()
-            try:
-                if loop is None:
-                    raise RuntimeError("the loop is collected")
-                loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError as error:  # or it is closed
-                self._is_closed = True
-                self._jobs.pop()
-                raise LoopIsGone from error
+        if self._is_closed:
+            raise LoopIsGone
+        entry = (job, refuse)
+        self._jobs.append(entry)
+        me = get_ident()
+        if not self._is_called or me in self._calling:
+            self._calling.append(me)
             self._is_called = True
+            try:
+                self._wake()
+            finally:
+                self._calling.remove(me)
+        self._require_open(entry)  # it may have been closed since
+
+    def _wake(self) -> None:
+        loop = self._loop()
+        try:
+            if loop is None:
+                raise RuntimeError("the loop is collected")
+            loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # or it is closed
+            self._is_closed = True
+
+    def _require_open(self, entry: _Entry) -> None:
+        """Take an entry back that nobody is going to take.
+
+        Raises:
+            LoopIsGone: So it is.
+        """
+        if self._is_closed:
+            with contextlib.suppress(ValueError):  # it was delivered, or refused by `close`
+                self._jobs.remove(entry)
+                raise LoopIsGone
 
     @property
     def is_loaded(self) -> bool:
@@ -93,19 +122,24 @@ class Courier:
 
     def close(self) -> None:
         """Take no more jobs and refuse those that have not been delivered yet."""
-        with self._lock:
-            self._is_closed = True
-            jobs, self._jobs = self._jobs, deque()
-        for _, refuse in jobs:
+        self._is_closed = True
+        while self._jobs:
+            try:
+                _, refuse = self._jobs.popleft()
+            except IndexError:  # another thread was quicker
+                break
             if refuse is not None:
                 refuse()
 
     def _deliver(self) -> None:
-        with self._lock:
-            self._is_called = False
-            self._is_delivering = True
-            jobs, self._jobs = self._jobs, deque()
-        for job, _ in jobs:
+        # Before the look at the jobs: one that is posted after it wakes the loop again.
+        self._is_called = False
+        self._is_delivering = True
+        for _ in range(len(self._jobs)):
+            try:
+                job, _ = self._jobs.popleft()
+            except IndexError:  # taken back, or refused
+                break
             try:
                 job()
             except Exception:  # one job must not cost the others their turn
@@ -118,7 +152,7 @@ _couriers = weakref.WeakKeyDictionary()
 
 
 def after_fork() -> None:
-    """Forget the parent's loops: their couriers' locks may be held by threads that are gone."""
+    """Forget the parent's loops, which do not run here."""
     _couriers.clear()
 
 

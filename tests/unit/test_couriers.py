@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,27 @@ async def test_jobs_of_one_moment_are_delivered_in_order() -> None:
     await asyncio.to_thread(post)
     await done.wait()
     assert got == [0, 1, 2]
+    assert not courier.is_loaded
+
+
+async def test_post_that_interrupts_a_post_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may post in the middle of a post, before that one has woken the loop."""
+    loop = asyncio.get_running_loop()
+    courier, got = Courier(loop), list[str]()
+    wake, interruptions = loop.call_soon_threadsafe, [1, 2]
+
+    def interrupted(*arguments: Any) -> Any:
+        if interruptions:
+            number = interruptions.pop()
+            courier.post(lambda: got.append(f"handler {number}"))
+            if number == 1:
+                return None  # this very wake-up never comes, as if it were late
+        return wake(*arguments)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+    courier.post(lambda: got.append("main"))
+    await eventually(lambda: len(got) == 3)
+    assert got == ["main", "handler 2", "handler 1"]
     assert not courier.is_loaded
 
 
