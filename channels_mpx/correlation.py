@@ -23,6 +23,7 @@ from .body import Body
 from .codec import Codec
 from .envelope import Form
 from .frames import Subscriber
+from .home import left_of
 from .hub import Hub
 from .intake import Intake
 from .names import ReturnAddress, parse_return
@@ -148,7 +149,7 @@ class Correlation:
         loop, hears = asyncio.get_running_loop(), self._hub.want(self._hub.inbox, self._inbox)
         sending = asyncio.ensure_future(send() if hears else self._send_when_heard(token, send))
         pending = self._pending[token] = Pending(channel, sending, hears)
-        timer = loop.call_later(seconds, self._expire, pending, seconds)
+        timer = loop.call_later(left_of(seconds), self._expire, pending, seconds)
         try:
             sending.add_done_callback(pending.sent)
             while True:

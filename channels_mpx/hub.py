@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from . import couriers, exceptions, forks
 from .frames import Subscriber
 from .gap import GapWatch, Listener, Nobody
-from .home import Home
+from .home import Home, continued
 from .link import RedisDialer
 from .loops import NoHome, Residence
 from .memory import MemoryDialer, broker
@@ -105,7 +105,11 @@ class Hub:
         return self._counters.epoch > 0
 
     async def call(
-        self, verb: Callable[..., Awaitable[T]], *args: Any, receiving: bool = False
+        self,
+        verb: Callable[..., Awaitable[T]],
+        *args: Any,
+        receiving: bool = False,
+        undo: Callable[[T], object] | None = None,
     ) -> T:
         """Call a verb on the home loop and return what it returns.
 
@@ -118,32 +122,43 @@ class Hub:
             LinkLost: The home loop ended while the verb was under way.
         """
         while True:
-            home = self._find_home(receiving)
-            if home.loop is asyncio.get_running_loop():
-                return await verb(*args)
             try:
-                return await home.call(verb, *args)
+                if home.loop is here:
+                    with continued(started):
+                        return await verb(*args)
+                return await home.call(verb, *args, began=began, undo=undo)
             except couriers.LoopIsGone:
-                continue
+                began = self._go_on(started, allowance)
             except couriers.JobAbandoned as error:
                 raise self._lost("its event loop ended") from error
 
     def call_sync(self, verb: Callable[..., Awaitable[T]], *args: Any, allowance: float = 0) -> T:
         """Call a verb on the home loop from a thread without a loop, and block until it ends.
 
-        The verb has a deadline of its own, beyond ``timeout`` by ``allowance`` seconds at most.
+        The verb has a deadline of its own, beyond ``timeout`` by ``allowance`` seconds at most. See
+        `call`.
 
         Raises:
             LinkLost: The home loop ended, or was blocked, while the verb was under way.
         """
+        If the home loop ends before anything was sent, the next one does it, until the verb's own
+        time limit.
+
         while True:
             home = self._find_home(False)
             try:
-                return home.call_sync(allowance + self.options.timeout * 2, verb, *args)
+                return home.call_sync(patience, verb, *args, began=began)
+            undo: Called at home with what the verb has returned, if this call was cancelled
+                meanwhile.
             except couriers.LoopIsGone:
-                continue
+                began = self._go_on(started)
+                home = self._find_home(receiving)
             except couriers.JobAbandoned as error:
                 raise self._lost("its event loop ended or is blocked") from error
+        home, here = self._find_home(receiving), asyncio.get_running_loop()
+        if home.loop is here:
+            return await verb(*args)
+        started, began = time.monotonic(), None
 
     def post(self, act: Callable[..., object], *args: Any, receiving: bool = False) -> None:
         """Have ``act`` called at home: at once from the home loop, else soon. Nothing is awaited.
@@ -163,6 +178,8 @@ class Hub:
                 home.courier.post(job := lambda: self.tell(act, *args), job)
                 return
 
+        patience = allowance + self.options.timeout * 2
+        started, began = time.monotonic(), None
     def tell(self, act: Callable[..., object], *args: Any) -> None:
         """Have ``act`` called at home as `post` does, but at once, and here, if there is none."""
         home = self._residence.current
@@ -171,6 +188,14 @@ class Hub:
                 home.courier.post(lambda: act(*args))
                 return
         act(*args)
+
+    def _go_on(self, started: float, allowance: float = 0) -> float:
+        """Return when a call began that is handed over; raise if its time is over."""
+        seconds = self.options.timeout + allowance
+        if time.monotonic() - started > seconds:
+            why = "its event loop ended again and again"
+            raise exceptions.LinkUnavailable(address=self.address, seconds=seconds, reason=why)
+        return started
 
     def keep_alive(self) -> None:
         """Connect, if need be, because somebody on this loop waits for messages."""
@@ -330,8 +355,9 @@ class Hub:
     def _forsake(self) -> None:
         life, self.life = self.life, None
         if life is not None:
-            life.forsake()
-            if not self.listener.loop_ended(life.loop):
+            is_missed = self.listener.loop_ended(life.loop)
+            life.forsake(is_missed)
+            if not is_missed:
                 self._gap.forget()
 
     def _lost(self, reason: str) -> exceptions.LinkLost:

@@ -9,7 +9,11 @@ the connection happens on it:
 * while there is no such loop, home is a loop of ours in a background thread. The first loop that
   qualifies takes over, if nobody loses anything by that;
 * when the home loop ends, home is empty until the next call, or moves to the background at once
-  if somebody in another loop still waits for messages.
+  if anybody is still there who can miss something. Whoever calls meanwhile waits for the end of
+  the old home, a moment as a rule: there is one connection at a time.
+
+A signal handler may call in the middle of all this, in the very thread that it interrupts: so what
+it waits for goes on in another thread, and never for ever.
 
 Other loops and threads hand over *jobs*, see `Home`. A child made by ``fork`` inherits no
 running loop and starts with an empty `Residence`.
@@ -41,12 +45,34 @@ PATIENCE = 5.0
 #: Seconds for which an event loop that is about to receive waits for a lull on a background loop.
 LULL = 0.05
 
-#: Seconds of that for which an event loop that takes over may be blocked.
+#: Seconds of that for which an event loop that takes over may be blocked, and for which callers
+#: wait for a home that is ending.
 TAKEOVER = 0.25
+
+#: Seconds that a background loop may take to start.
+START = 10.0
+
+#: Seconds between two looks at what another thread is doing.
+LOOK = 0.0001
 
 
 class NoHome(Exception):
     """No background loop can be started; says why."""
+
+
+class _Start:
+    """A background loop that is being started; a signal handler may find it half done."""
+
+    def __init__(self) -> None:
+        self.is_begun = False
+        self.thread: threading.Thread | None = None
+        self.home: Home | None = None
+        self.error: BaseException | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is a home, or will be none."""
+        return self.home is not None or self.error is not None
 
 
 class Residence:
@@ -86,6 +112,9 @@ class Residence:
         self._lock = threading.RLock()
         self._calls: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, float]]
         self._calls = weakref.WeakKeyDictionary()
+        self._start: _Start | None = None
+        #: Whether a loop is about to take over: whoever looks for home waits for our lock.
+        self._is_moving = False
         self.current: Home | None = None
 
     def home(self, receiving: bool) -> Home:
@@ -94,24 +123,58 @@ class Residence:
         Args:
             receiving: Whether the caller's loop is going to wait for messages.
         """
-        current = self.current
         here = asyncio._get_running_loop()
-        if current is not None and current.loop is here:
-            return current
+        while True:
+            current = self.current
+            if current is not None:
+                if current.loop is here:
+                    return current
+                if current.is_ending:
+                    self._await_end(current)
+                    continue
+                if here is None and not self._is_moving and current.is_running:
+                    return current
+            start = self._start
+            if start is not None and start.thread is threading.current_thread():
+                # A destructor, called by the collector in the very thread that it would wait for.
+                raise NoHome("called by a destructor in its own thread, which is just starting")
+            found = self._find(here, receiving)
+            if found is not None:
+                return found
+
+    def _find(self, here: asyncio.AbstractEventLoop | None, receiving: bool) -> Home | None:
+        """Return the home, a new one if need be; None if the present one is just ending."""
         with self._lock:
             current = self.current
-            if current is not None and current.thread is None and not current.loop.is_running():
+            if current is not None and current.is_ending:
+                return None
+            if current is not None and not current.is_running:
                 # Stopped for good or for now: nobody reads its socket, so life goes on elsewhere.
-                current.abandon()
-                current = self.current = None
-                self._forsake()
+                self._desert(current)
+                current = None
             if here is not None and (receiving or self._is_lasting(here)):
                 if current is None:
                     return self._settle_on(here)
                 if current.thread is not None and self._may_leave(current, receiving):
                     self._stop(current, TAKEOVER)
                     return self._settle_on(here)
-            return self.current or self._settle_in_background()
+            return current or self._settle_in_background()
+
+    def _await_end(self, home: Home) -> None:
+        """Block until a home that is ending has ended, or must be taken to be gone."""
+        until = time.monotonic() + TAKEOVER
+        while self.current is home and time.monotonic() < until:
+            time.sleep(LOOK)
+        if self.current is home:
+            with self._lock:
+                if self.current is home:
+                    self._desert(home)
+
+    def _desert(self, home: Home) -> None:
+        """Leave a home whose loop does not answer."""
+        home.abandon()
+        self.current = None
+        self._forsake()
 
     def _may_leave(self, home: Home, is_urgent: bool) -> bool:
         """Tell whether a background home can be left at no cost.
@@ -121,15 +184,18 @@ class Residence:
             is_urgent: Whether to wait a moment, once, for what is under way there. Nothing new
                 comes to it meanwhile: whoever looks for home waits for our lock.
         """
-        until = time.monotonic() + LULL
-        while not self._is_missed():
-            if not self._is_busy():
-                return True
-            if not is_urgent or home.has_been_waited_for or time.monotonic() > until:
-                home.has_been_waited_for |= is_urgent
-                break
-            time.sleep(LULL / 100)
-        return False
+        until, self._is_moving = time.monotonic() + LULL, True
+        try:
+            while not self._is_missed():
+                if not self._is_busy():
+                    return True
+                if not is_urgent or home.has_been_waited_for or time.monotonic() > until:
+                    home.has_been_waited_for |= is_urgent
+                    break
+                time.sleep(LULL / 100)
+            return False
+        finally:
+            self._is_moving = False
 
     def vacate(self, home: Home, keep_alive: bool) -> None:
         """Note that the tenant's life at ``home`` has ended.
@@ -138,14 +204,18 @@ class Residence:
             home: The home; nothing happens if the tenant has moved on already.
             keep_alive: Whether life must go on in the background.
         """
-        home.courier.close()
-        if self.current is not home:
-            return
-        with self._lock:
-            if self.current is home:
+        home.refuse()
+        while self.current is home:
+            if home.is_awaited:  # with the lock
                 self.current = None
-                if keep_alive:
-                    self._settle_in_background()
+            elif self._lock.acquire(timeout=LOOK):
+                try:
+                    if self.current is home:
+                        self.current = None
+                        if keep_alive:
+                            self._settle_in_background()
+                finally:
+                    self._lock.release()
 
     async def empty(self) -> None:
         """End the tenant's life, wherever it is, and wait for that. Callable from any loop."""
@@ -204,45 +274,57 @@ class Residence:
         self._task = contextvars.Context().run(
             lambda: loop.create_task(life, name=f"{self._name}.supervisor")
         )
+        # A loop may be closed without ending its tasks: `Supervisor.end` sees to that, in silence.
+        self._task._log_destroy_pending = False  # type: ignore[attr-defined]
         return home
 
     def _settle_in_background(self) -> Home:
-        ready = threading.Event()
-        homes: list[Home] = []
-        failures: list[BaseException] = []
+        start = self._start
+        if start is None:
+            start = self._start = _Start()
+        if not start.is_begun:
+            start.is_begun = True
+            name = f"{self._name}.home"
+            start.thread = threading.Thread(target=self._run, args=(start,), name=name, daemon=True)
+            try:
+                start.thread.start()
+            except RuntimeError as error:  # the process has as many as it may
+                start.error = error
+        until = time.monotonic() + START
+        while not start.is_over and time.monotonic() < until:
+            time.sleep(LOOK)
+        if self._start is start:
+            self._start = None
+        if start.home is None:
+            why = start.error or TimeoutError("its thread did not start")
+            raise NoHome(why) from why
+        return start.home
+
+    def _run(self, start: _Start) -> None:
+        """Live on a loop of this thread's own."""
 
         async def live() -> None:
             home = Home(asyncio.get_running_loop(), threading.current_thread())
             life = self._live(home)
-            homes.append(home)
-            ready.set()
+            self.current = start.home = home
             await life
 
-        def run() -> None:
-            try:
-                asyncio.run(live())
-            except BaseException as error:  # also what keeps a loop from being made at all
-                failures.append(error)
-                if homes:
-                    raise
-            finally:
-                ready.set()
-
-        threading.Thread(target=run, name=f"{self._name}.home", daemon=True).start()
-        ready.wait()
-        if not homes:
-            raise NoHome(failures[0]) from failures[0]
-        self.current = homes[0]
-        return homes[0]
+        try:
+            asyncio.run(live())
+        except BaseException as error:  # also what keeps a loop from being made at all
+            if start.home is not None:
+                raise
+            start.error = error
 
     def _stop(self, home: Home, patience: float) -> None:
         """Stop a background home and block until its thread has ended, or patience has."""
         assert home.thread is not None
         with self._lock:
-            if self.current is home:
-                self.current = None
+            home.is_awaited = home.is_ending = True
             with contextlib.suppress(LoopIsGone):
                 home.courier.post(self._leave)
             home.thread.join(patience)
+            if self.current is home:
+                self.current = None
             if home.thread.is_alive():
                 self._forsake()

@@ -183,6 +183,15 @@ class MemoryLink:
         """See `Link.in_flight`."""
         return len(self._awaited)
 
+    def discard(self) -> None:
+        """See `Link.discard`."""
+        self._is_lost = True
+        self._leave_broker()
+
+    def _leave_broker(self) -> None:
+        with self._broker.lock, contextlib.suppress(ValueError):
+            self._broker.links.remove(self)
+
     def disown(self) -> None:
         """See `Link.disown`; there is nothing that two processes could share."""
 
@@ -223,9 +232,7 @@ class MemoryLink:
         if self._is_lost:
             return
         self._is_lost, self.loss = True, loss
-        with self._broker.lock:
-            if self in self._broker.links:
-                self._broker.links.remove(self)
+        self._leave_broker()
         error = self._lost(reason)
         for future in self._awaited:
             if not future.done():
@@ -255,8 +262,7 @@ class MemoryLink:
         try:
             self._loop.call_soon_threadsafe(what, *arguments)
         except RuntimeError:  # the loop is closed, and nobody said so
-            with self._broker.lock, contextlib.suppress(ValueError):
-                self._broker.links.remove(self)
+            self._leave_broker()
 
     def _answer(self, future: asyncio.Future[Any], reply: Any) -> None:
         self._awaited.add(future)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from .backoff import delays
 from .frames import Activated, Event, Interrupted
+from .home import left_of
 from .names import Topic
 from .wire import Command, Pending, size_of
 
@@ -59,6 +60,7 @@ class Parking:
         self._places: dict[asyncio.Future[Any], _Place] = {}
         self._deadlines: WeakKeyDictionary[asyncio.Future[Any], float] = WeakKeyDictionary()
         self._bytes = 0
+        self._closed_by: Exception | None = None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -73,12 +75,16 @@ class Parking:
             future: Gets the reply.
             error: Why it could not be done so far, if it is not that there is no link.
         """
+        if self._closed_by is not None:
+            future.set_exception(self._closed_by)
+            return
         size = size_of(command)
         if len(self._places) >= MAX_COMMANDS or self._bytes + size > MAX_BYTES:
             reason = f"{len(self._places)} commands ({self._bytes} bytes) wait for it already"
             future.set_exception(self._explain(reason))
             return
-        deadline = self._deadlines.setdefault(future, self._loop.time() + self._timeout)
+        limit = self._loop.time() + left_of(self._timeout)
+        deadline = self._deadlines.setdefault(future, limit)
         timer = self._loop.call_at(deadline, self._expire, future)
         self._places[future] = _Place(command, size, timer, error)
         self._bytes += size
@@ -96,6 +102,11 @@ class Parking:
         """Fail everything that waits."""
         for _, future in self.release():
             future.set_exception(error)
+
+    def close(self, error: Exception) -> None:
+        """Fail everything that waits, and whatever is still going to."""
+        self._closed_by = error
+        self.fail(error)
 
     def _remove(self, future: asyncio.Future[Any]) -> _Place | None:
         """Forget a command, whoever waits for it; also called when that one has gone."""
@@ -169,7 +180,8 @@ class Confirmations:
         """Return when the topic is confirmed; raise why it will not be, or that it took too long."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.setdefault(topic, []).append(waiter)
-        deadline = self._loop.call_later(self._timeout, self._expire, topic, waiter)
+        seconds = left_of(self._timeout)
+        deadline = self._loop.call_later(seconds, self._expire, topic, waiter)
         try:
             await waiter
         finally:

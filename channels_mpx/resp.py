@@ -13,7 +13,9 @@ A link is never repaired. It ends once, with a reason, and tells its receiver so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -306,6 +308,16 @@ class RedisLink(asyncio.Protocol):
         self._transport.abort()
         self._receiver.lost(self, reason, unsent)
 
+    def discard(self) -> None:
+        """See `Link.discard`."""
+        with contextlib.suppress(OSError, AttributeError):  # it is broken or closed already
+            number = os.dup(self._transport.get_extra_info("socket").fileno())
+            with socket.socket(fileno=number) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
+        if self._loop.is_closed():
+            self.is_lost = True
+            _close_without_loop(self._transport)
+
     def disown(self) -> None:
         """See `Link.disown`.
 
@@ -336,3 +348,14 @@ class RedisLink(asyncio.Protocol):
             self._slots.pop()
         out, self._out = self._out, []
         return [(command, slot) for command, slot in out if not isinstance(slot, _Batch)]
+
+
+def _close_without_loop(transport: Any) -> None:
+    """Close the socket of a transport whose loop is closed, or Python would complain of both."""
+    with contextlib.suppress(RuntimeError):  # it wants the loop, after it has noted its end
+        transport.abort()
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    close = getattr(below or transport, "_call_connection_lost", None)
+    if close is not None:  # a transport of asyncio itself; uvloop's are closed with their loop
+        with contextlib.suppress(RuntimeError):
+            close(None)

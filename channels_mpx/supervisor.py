@@ -4,7 +4,9 @@ Theory of operation
 ===================
 
 One task, the supervisor, lives on the home loop (see `loops`) and is the only one that makes
-links. Its life is the connection's life: however it ends, its ``finally`` closes the link.
+links. Its life is the connection's life: however it ends, its ``finally`` closes the link. If it is
+cancelled, because its loop ends, it hands over: what waits for a link goes to the next home, and
+the replies that are under way get a moment.
 
     dial ──▶ link ──▶ traffic flows ──▶ lost ──▶ wait a little ──▶ dial …
 
@@ -25,7 +27,7 @@ from collections.abc import Iterator
 from . import exceptions
 from .backoff import delays
 from .gap import Gap, GapWatch, Listener
-from .home import Home
+from .home import HandedOver, Home
 from .liveness import Liveness
 from .names import Topic
 from .options import Options
@@ -44,6 +46,13 @@ CLOSED = "closed"
 
 #: Seconds that a closing supervisor waits for replies that are under way.
 DRAIN = 1.0
+
+#: Seconds that a supervisor whose loop ends waits for them: callers in other threads wait for it.
+HANDOVER = 0.2
+
+#: Seconds between two attempts to cancel a dialler: before Python 3.12 `asyncio.wait_for`, which
+#: redis-py uses, may swallow one.
+INSIST = 0.05
 
 #: The most seconds between attempts while the server refuses us: that takes a person to change.
 REFUSED_PAUSE = 5.0
@@ -103,6 +112,8 @@ class Supervisor:
         )
         #: Whether the last attempt was refused, to a process that had been connected before.
         self._is_refused = False
+        #: Whether the loop was found stopped, and the next home has begun.
+        self._is_forsaken = False
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -181,9 +192,11 @@ class Supervisor:
                 if self.loop.time() - began > STEADY:
                     waits, patient_waits = self._delays(), self._delays(REFUSED_PAUSE)
                 await asyncio.sleep(next(patient_waits if self._is_refused else waits))
-            await self._drain()
+            await self._home.finish()
+            await self._drain(DRAIN)
         except asyncio.CancelledError:
             if not self.is_leaving:
+                await self._hand_over()
                 raise
         finally:
             self.end()
@@ -195,42 +208,82 @@ class Supervisor:
             self.loop.call_later(DRAIN if self.is_needed else 0, self._task.cancel)
         self._changed.set()
 
+    async def _hand_over(self) -> None:
+        """The loop ends: leave to the next home what was not sent, and end what was."""
+        self._home.refuse()
+        self.traffic.close(HandedOver(address=self._dialer.address))
+        await self._drain(HANDOVER)
+        await asyncio.sleep(0)  # whoever has got a reply has a turn to end
+        await self._home.cancel()
+
     def end(self) -> None:
         """Close the link and fail whatever waits for one."""
-        self.traffic.lose(CLOSED)
+        if self._is_forsaken:
+            return
+        if self.loop.is_closed():  # without ending its tasks, of which this one is now collected
+            self._retire("its event loop was closed")
+            self._home.abandon()
+        else:
+            self.traffic.lose(CLOSED)
+            reason = "the connection was closed"
+            address = self._dialer.address
+            self.traffic.close(
+                exceptions.LinkUnavailable(address=address, seconds=0, reason=reason)
+            )
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Want nothing and do nothing any more."""
         self.traffic.end()
         self._counters.moved()
         self._router.unsubscribe(self._inbox, self._pulse)
         if self._ticker is not None:
             self._ticker.cancel()
-        self.traffic.fail(
-            exceptions.LinkUnavailable(
-                address=self._dialer.address, seconds=0, reason="the connection was closed"
-            )
-        )
 
-    def forsake(self) -> None:
-        """The loop has stopped or does not answer: forget what is there. From another thread."""
-        logger.warning("x the event loop of the connection stopped without ending its tasks")
-        reason = "its event loop stopped"
+    def forsake(self, is_missed: bool) -> None:
+        """The loop has stopped or does not answer: forget what is there. From another thread.
+
+        Args:
+            is_missed: Whether anybody is left who would miss the connection.
+        """
+        level = logging.WARNING if is_missed else logging.INFO
+        logger.log(level, "x the event loop of the connection stopped without ending its tasks")
+        self.is_leaving = self._is_forsaken = True
+        link = self._retire("its event loop stopped")
+        self._let_go()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._changed.set)
+            if link is not None:
+                self.loop.call_soon_threadsafe(link.lose, CLOSED)
+
+    def _retire(self, reason: str) -> Link | None:
+        """Let go of the link without its loop, and return it."""
         link = self.traffic.retire(reason)
         if link is not None:
             self._listener.unlinked(reason)
             self._open_gap(reason)
-        self.is_leaving = True
-        with contextlib.suppress(RuntimeError):  # the loop may be closed
-            if self.loop.is_running():
-                self.loop.call_soon_threadsafe(self._changed.set)
-                if link is not None:
-                    self.loop.call_soon_threadsafe(link.lose, CLOSED)
-            elif link is not None:
-                link.lose(CLOSED)
+            link.discard()
+        return link
+
+    async def _connect(self) -> Link:
+        """Dial in a task of its own, which is cancelled until it has ended."""
+        dialling = self.loop.create_task(self._dialer.dial(self.traffic))
+        dialling._log_destroy_pending = False  # type: ignore[attr-defined]
+        try:
+            await asyncio.wait([dialling])
+        except asyncio.CancelledError:  # what was dialled all the same has no use
+            dialling.add_done_callback(_hang_up)
+            while not dialling.done():
+                dialling.cancel()
+                await asyncio.wait([dialling], timeout=INSIST)
+            raise
+        return dialling.result()
 
     async def _dial(self) -> bool:
         """Try once to make a link; return whether there is one."""
         self._changed.clear()
         try:
-            link = await self._dialer.dial(self.traffic)
+            link = await self._connect()
         except (exceptions.LinkUnavailable, exceptions.LinkRefused) as error:
             if error.reason != self._counters.last_error:
                 logger.warning("x no link to %s: %s", error.address, error.reason)
@@ -252,10 +305,9 @@ class Supervisor:
         self._close_gap(self._gap.linked(self._counters.epoch, wanted))
         return True
 
-    async def _drain(self) -> None:
-        """Give what is under way a moment."""
-        await self._home.finish()
-        traffic, until = self.traffic, self.loop.time() + DRAIN
+    async def _drain(self, seconds: float) -> None:
+        """Give the replies that are under way a moment."""
+        traffic, until = self.traffic, self.loop.time() + seconds
         while traffic.link is not None and traffic.link.in_flight:
             last = traffic.command(b"PING")
             await asyncio.wait([last], timeout=max(0.0, until - self.loop.time()))
@@ -271,3 +323,9 @@ class Supervisor:
     def _tick(self) -> None:
         self._listener.tick()
         self._ticker = self.loop.call_later(self._options.expiry / 4, self._tick)
+
+
+def _hang_up(dialling: asyncio.Task[Link]) -> None:
+    """Close a link that nobody waits for any more."""
+    if not dialling.cancelled() and dialling.exception() is None:
+        dialling.result().lose(CLOSED)

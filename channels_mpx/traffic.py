@@ -19,6 +19,7 @@ from typing import Any
 from . import exceptions
 from .backoff import delays
 from .frames import Subscribe, Subscriber
+from .home import left_of
 from .names import Topic
 from .parking import PAUSES, Confirmations, Parking, Retries
 from .refusals import Refusals
@@ -105,7 +106,7 @@ class Traffic:
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Argument]) -> Any:
         """Run a script and return its result. Raises what `command` does."""
         self._counters.commands += 1
-        deadline, pauses = self.loop.time() + self._timeout, delays(*PAUSES)
+        deadline, pauses = self.loop.time() + left_of(self._timeout), delays(*PAUSES)
         while True:
             link = await self.linked()
             try:
@@ -210,6 +211,11 @@ class Traffic:
     def fail(self, error: Exception) -> None:
         """Fail whatever waits for a link or a confirmation."""
         self.parking.fail(error)
+        self._confirmations.fail(error)
+
+    def close(self, error: Exception) -> None:
+        """Fail whatever waits for a link or a confirmation, now or later."""
+        self.parking.close(error)
         self._confirmations.fail(error)
 
     def end(self) -> None:

@@ -109,6 +109,12 @@ class Link(Protocol):
     def lose(self, reason: str, loss: Loss = Loss.CLOSED) -> None:
         """End the link at once; everything that waits for a reply fails with ``reason``."""
 
+    def discard(self) -> None:
+        """Break the connection without the link's loop, which has stopped or is closed.
+
+        From any thread. What was in flight hears of it on that loop, if it ever runs again.
+        """
+
     def disown(self) -> None:
         """In a child made by fork: let go of the connection, which stays the parent's."""
 

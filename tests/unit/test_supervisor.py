@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 
 import pytest
 
 from channels_mpx import LinkRefused, Multiplexer, supervisor
-from channels_mpx.memory import broker
+from channels_mpx.memory import MemoryDialer, broker
+from channels_mpx.wire import Link, Receiver
 from tests.helpers import eventually
 from tests.layers import QUICK
 
@@ -50,6 +52,32 @@ async def test_error_of_our_own_on_a_new_link_ends_that_link(
         await eventually(lambda: mux.statistics().active == 2 or mux.statistics().epoch == 2)
         assert mux.statistics().reconnections == {"internal": 1}
     assert "on purpose" in caplog.text
+
+
+async def test_dial_that_swallows_a_cancellation_is_ended_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`asyncio.wait_for` does so before Python 3.12; what was dialled in spite of it is closed."""
+    name, dialled, swallowed = f"supervisor{next(_brokers)}", MemoryDialer.dial, list[str]()
+
+    async def dial(self: MemoryDialer, receiver: Receiver) -> Link:
+        for _ in range(2):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed.append("once more")
+        return await dialled(self, receiver)
+
+    monkeypatch.setattr(MemoryDialer, "dial", dial)
+
+    async def live() -> None:
+        mux = Multiplexer(f"memory://{name}", **QUICK)
+        mux.new_channel_subscription(print).add("one")
+        await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(asyncio.to_thread(asyncio.run, live()), 10)
+    assert len(swallowed) == 2
+    assert broker(name).links == []
 
 
 async def test_refusals_at_run_time_grow_rare(
