@@ -31,7 +31,7 @@ __all__ = ["Delegation"]
 
 logger = logging.getLogger("channels_mpx.layer")
 
-Handler = Callable[[str, str], Awaitable[None]]
+Handler = Callable[[str, str], Awaitable[object]]
 """Does something to a group and a channel of this process."""
 
 #: Requests under way. Each waits for a round trip or two, so these are tens of thousands in a

@@ -7,6 +7,7 @@ once and the same bytes go into every member's mailbox. Members get a group's me
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from .envelope import Form
 from .hub import Hub
@@ -23,7 +24,8 @@ class Group:
     """One group's members in this process; subscribed to the group's Redis channel.
 
     Attributes:
-        members: Each mailbox, and whether its membership was ever confirmed.
+        members: Each mailbox; false until its membership is confirmed, and then its mark: who has
+            made the membership can still undo it while the mark is the one that it got.
     """
 
     __slots__ = ("_groups", "_intake", "joining", "members", "name", "topic")
@@ -31,7 +33,7 @@ class Group:
     def __init__(self, name: str, topic: Topic, intake: Intake, groups: Groups) -> None:
         self.name = name
         self.topic = topic
-        self.members: dict[Mailbox, bool] = {}
+        self.members: dict[Mailbox, object] = {}
         #: How many callers wait for the confirmation of each membership.
         self.joining: dict[Mailbox, int] = {}
         self._intake = intake
@@ -84,10 +86,14 @@ class Groups:
     def __len__(self) -> int:
         return len(self._groups)
 
-    async def add(self, name: str, mailbox: Mailbox) -> None:
+    async def add(self, name: str, mailbox: Mailbox) -> Callable[[], None]:
         """Make a mailbox a member; return when Redis has confirmed the group's channel.
 
         If this raises or is cancelled, the mailbox is not a member that it was not before.
+
+        Returns:
+            What undoes it: nothing changes if the mailbox was a member before, or if it was added
+            again since.
 
         Raises:
             LinkError: See `Hub.join`.
@@ -95,8 +101,15 @@ class Groups:
         group = self._enter(name, mailbox)
         if not self._hub.want(group.topic, group):
             await self._join(group, mailbox)
+        mark = object()
         if mailbox in group.members:
-            group.members[mailbox] = True
+            group.members[mailbox] = True if group.members[mailbox] else mark
+
+        def undo() -> None:
+            if group.members.get(mailbox) is mark:
+                self.discard(name, mailbox)
+
+        return undo
 
     def discard(self, name: str, mailbox: Mailbox) -> None:
         """End a membership; nothing happens if there is none."""

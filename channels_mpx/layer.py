@@ -6,6 +6,8 @@ Every verb checks and encodes where it is called; the rest it does at home (see 
 from __future__ import annotations
 
 import asyncio
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -307,7 +309,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Returns when nothing is delivered through it any more.
         """
         verb, args = self._preparation.membership(False, group, channel)
-        await self._hub.call(verb, *args)
+        await self._hub.call(verb, *args, undo=_call)
 
     # Life
 
@@ -348,3 +350,9 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             patience: Seconds that it may be without a connection before that is a problem.
         """
         return judge(self.statistics(), patience)
+
+
+def _call(method: Callable[[], None] | None) -> None:
+    """Call what may not be there (any more)."""
+    if method is not None:
+        method()

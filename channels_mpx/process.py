@@ -194,13 +194,15 @@ class Process:
 
     # Memberships
 
-    async def add(self, group: str, channel: str) -> None:
-        """Make a channel of this process a member of a group; see `Groups.add`.
+    async def add(self, group: str, channel: str) -> Callable[[], None]:
+        """Make a channel of this process a member of a group, and return what undoes it.
+
+        See `Groups.add`.
 
         Raises:
             UnknownChannel: There is no such channel.
         """
-        await self.groups.add(group, self.inbox.find(channel))
+        return await self.groups.add(group, self.inbox.find(channel))
 
     async def discard(self, group: str, channel: str) -> None:
         """End a membership of a channel of this process, if there is one."""

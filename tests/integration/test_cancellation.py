@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -290,3 +292,49 @@ async def test_aclose_is_cancelled(
     await asyncio.gather(sending, return_exceptions=True)
     await layer.aclose()
     await assert_usable(layer, redis_server)
+
+
+async def test_group_add_cancelled_on_another_loop_leaves_no_member(
+    layer: MultiplexedChannelLayer,
+) -> None:
+    """Also if the cancellation crosses the success on its way back from the owner loop."""
+    await layer.new_channel()
+
+    async def other() -> tuple[int, list[str]]:
+        name, cancelled, chance = await layer.new_channel(), [], random.Random(1)
+        for number in range(1500):
+            adding = asyncio.ensure_future(layer.group_add(f"g{number}", name))
+            await asyncio.sleep(chance.uniform(0, 0.0006))
+            adding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await adding
+            if adding.cancelled():
+                cancelled.append(f"g{number}")
+        for group in cancelled:
+            await layer.group_send(group, {"type": group})
+        return len(cancelled), [message["type"] for message in await settle(layer, name)]
+
+    cancelled, heard = await asyncio.to_thread(asyncio.run, other())
+    assert cancelled > 10
+    assert heard == []
+
+
+async def test_member_that_was_added_twice_stays_one_when_one_call_is_cancelled(
+    layer: MultiplexedChannelLayer,
+) -> None:
+    """What a cancelled call has done is undone only while nobody else has asked for it."""
+    channel = await layer.new_channel()
+    process = layer._process
+    undo_first = await process.add("room", channel)
+    undo_second = await process.add("room", channel)
+    undo_first()
+    undo_second()
+    await layer.group_send("room", {"type": "a"})
+    assert await receive(layer, channel) == {"type": "a"}
+    await layer.group_discard("room", channel)
+    undo_third = await process.add("room", channel)
+    undo_first()
+    await layer.group_send("room", {"type": "b"})
+    assert await receive(layer, channel) == {"type": "b"}
+    undo_third()
+    assert layer.statistics().groups == 0
