@@ -34,6 +34,7 @@ class Handle:
 
     def __init__(self, hub: Hub, registry: Registry) -> None:
         self._hub = hub
+        self._hold = hub.hold()
         self._registry = registry
         self._is_closed = False
 

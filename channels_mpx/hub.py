@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -29,9 +31,15 @@ from .supervisor import Supervisor
 from .traffic import Traffic
 from .wire import Argument, Dialer
 
-__all__ = ["Hub"]
+__all__ = ["Hold", "Hub"]
 
 T = TypeVar("T")
+
+
+class Hold:
+    """What everybody has who may still use the connection; it ends when the last of them is gone."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Hub:
@@ -55,6 +63,7 @@ class Hub:
         self.after_fork: Callable[[], None] = lambda: None
         #: Told about the connection; whoever uses the hub puts itself here.
         self.listener: Listener = Nobody()
+        self._hold: weakref.ref[Hold] | None = None
         self._begin()
         forks.register(self)
 
@@ -85,6 +94,24 @@ class Hub:
 
     # For callers on any loop and in any thread
 
+    def hold(self) -> Hold:
+        """Return what keeps the connection: whatever a user may use it through holds it.
+
+        The hub itself is held by its own background thread, so it cannot tell that by itself.
+        """
+        hold = self._hold() if self._hold is not None else None
+        if hold is None:
+            hold = Hold()
+            self._hold = weakref.ref(hold, self._let_go)
+        return hold
+
+    def _let_go(self, _: weakref.ref[Hold]) -> None:
+        """Nobody is left who could use the connection. Destructors call: no locks, no waiting."""
+        home = self._residence.current
+        if home is not None:
+            with contextlib.suppress(couriers.LoopIsGone):
+                home.courier.post(self._leave)
+
     @property
     def state(self) -> str:
         """``idle``, ``connecting`` or ``connected``."""
@@ -113,14 +140,23 @@ class Hub:
     ) -> T:
         """Call a verb on the home loop and return what it returns.
 
+        If the home loop ends before anything was sent, the next one does it, until the verb's own
+        time limit.
+
         Args:
             verb: Takes ``args`` and returns an awaitable.
             args: For the verb.
             receiving: Whether this loop is going to wait for messages.
+            undo: Called at home with what the verb has returned, if this call was cancelled
+                meanwhile.
 
         Raises:
             LinkLost: The home loop ended while the verb was under way.
         """
+        home, here = self._find_home(receiving), asyncio.get_running_loop()
+        if home.loop is here:
+            return await verb(*args)
+        started, began = time.monotonic(), None
         while True:
             try:
                 if home.loop is here:
@@ -128,7 +164,8 @@ class Hub:
                         return await verb(*args)
                 return await home.call(verb, *args, began=began, undo=undo)
             except couriers.LoopIsGone:
-                began = self._go_on(started, allowance)
+                began = self._go_on(started)
+                home = self._find_home(receiving)
             except couriers.JobAbandoned as error:
                 raise self._lost("its event loop ended") from error
 
@@ -141,24 +178,24 @@ class Hub:
         Raises:
             LinkLost: The home loop ended, or was blocked, while the verb was under way.
         """
-        If the home loop ends before anything was sent, the next one does it, until the verb's own
-        time limit.
-
+        patience = allowance + self.options.timeout * 2
+        started, began = time.monotonic(), None
         while True:
             home = self._find_home(False)
             try:
                 return home.call_sync(patience, verb, *args, began=began)
-            undo: Called at home with what the verb has returned, if this call was cancelled
-                meanwhile.
             except couriers.LoopIsGone:
-                began = self._go_on(started)
-                home = self._find_home(receiving)
+                began = self._go_on(started, allowance)
             except couriers.JobAbandoned as error:
                 raise self._lost("its event loop ended or is blocked") from error
-        home, here = self._find_home(receiving), asyncio.get_running_loop()
-        if home.loop is here:
-            return await verb(*args)
-        started, began = time.monotonic(), None
+
+    def _go_on(self, started: float, allowance: float = 0) -> float:
+        """Return when a call began that is handed over; raise if its time is over."""
+        seconds = self.options.timeout + allowance
+        if time.monotonic() - started > seconds:
+            why = "its event loop ended again and again"
+            raise exceptions.LinkUnavailable(address=self.address, seconds=seconds, reason=why)
+        return started
 
     def post(self, act: Callable[..., object], *args: Any, receiving: bool = False) -> None:
         """Have ``act`` called at home: at once from the home loop, else soon. Nothing is awaited.
@@ -178,8 +215,6 @@ class Hub:
                 home.courier.post(job := lambda: self.tell(act, *args), job)
                 return
 
-        patience = allowance + self.options.timeout * 2
-        started, began = time.monotonic(), None
     def tell(self, act: Callable[..., object], *args: Any) -> None:
         """Have ``act`` called at home as `post` does, but at once, and here, if there is none."""
         home = self._residence.current
@@ -188,14 +223,6 @@ class Hub:
                 home.courier.post(lambda: act(*args))
                 return
         act(*args)
-
-    def _go_on(self, started: float, allowance: float = 0) -> float:
-        """Return when a call began that is handed over; raise if its time is over."""
-        seconds = self.options.timeout + allowance
-        if time.monotonic() - started > seconds:
-            why = "its event loop ended again and again"
-            raise exceptions.LinkUnavailable(address=self.address, seconds=seconds, reason=why)
-        return started
 
     def keep_alive(self) -> None:
         """Connect, if need be, because somebody on this loop waits for messages."""

@@ -74,15 +74,17 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         #: Turns messages into bytes and back.
         serializer = find_serializer(options.serializer_format)
         self.codec = Codec(serializer, options.symmetric_encryption_keys)
-        self._hub = Hub(options, project_name())
-        self._preparation = Preparation(self, self._hub, self.codec)
+        self._hub = hub = Hub(options, project_name())
+        self._hold = hub.hold()
+        # What the connection's own thread reaches must not keep the layer: it ends when it is
+        # collected.
+        self._preparation = Preparation(weakref.proxy(self), hub, self.codec)
         self._group_channel = self._preparation.group_channel
         self._wrap = self._preparation.wrap
-        #: The verbs for code without an event loop: ``layer.sync.group_send(group, message)``.
-        self.sync = SyncVerbs(self._preparation, self._hub)
         #: Subscriptions and promises over the layer's own connection. Closing ends consumers' too.
         self.multiplexer = multiplexer_over(self._hub)
-        self._hub.after_fork = self._begin
+        begin = weakref.WeakMethod(self._begin)
+        hub.after_fork = lambda: _call(begin())
         self._begin()
 
     def __repr__(self) -> str:
@@ -90,12 +92,20 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""
-        self._process = process = Process(self._hub, self.codec, self.get_capacity)
+        rules = weakref.proxy(self)
+        self._process = process = Process(
+            self._hub, self.codec, lambda channel: rules.get_capacity(channel)
+        )
         self._preparation.process = process
         self._mailboxes = process.inbox.mailboxes
         self._hub.listener = process
         process.announce = Herald(self, self._hub).announce
         serve(self.multiplexer, process.registry, process.board)
+
+    @property
+    def sync(self) -> SyncVerbs:
+        """The verbs for code without an event loop: ``layer.sync.group_send(group, message)``."""
+        return SyncVerbs(self._preparation, self._hub, self)
 
     # Sending
 
@@ -301,7 +311,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             MembershipFailed: The channel's process could not, or has too much to do.
         """
         verb, args = self._preparation.membership(True, group, channel)
-        await self._hub.call(verb, *args)
+        await self._hub.call(verb, *args, undo=_call)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """End a membership. Nothing happens if there is none, or if the channel is gone.
@@ -309,7 +319,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Returns when nothing is delivered through it any more.
         """
         verb, args = self._preparation.membership(False, group, channel)
-        await self._hub.call(verb, *args, undo=_call)
+        await self._hub.call(verb, *args)
 
     # Life
 

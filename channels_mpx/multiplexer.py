@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from .arguments import require_payload
@@ -56,16 +57,16 @@ class Multiplexer:
     def __init__(self, host: Any = "redis://localhost:6379", **options: Any) -> None:
         hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
         self._set_up(hub, owns_hub=True)
-        hub.after_fork = self._begin
+        begin = weakref.WeakMethod(self._begin)
+        hub.after_fork = lambda: method() if (method := begin()) is not None else None
         self._begin()
 
     def _set_up(self, hub: Hub, owns_hub: bool) -> None:
         self._hub = hub
+        self._hold = hub.hold()
         self._owns_hub = owns_hub
         self._registry = Registry()
         self._board = PromiseBoard(hub, self._registry)
-        #: The same for code without an event loop: ``mpx.sync.publish(channel, payload)``.
-        self.sync = SyncMultiplexer(self, hub)
 
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""
@@ -80,6 +81,11 @@ class Multiplexer:
 
     async def __aexit__(self, *raised: object) -> None:
         await self.aclose()
+
+    @property
+    def sync(self) -> SyncMultiplexer:
+        """The same for code without an event loop: ``mpx.sync.publish(channel, payload)``."""
+        return SyncMultiplexer(self, self._hub)
 
     # Subscriptions
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import weakref
 from collections import deque
 from typing import Any
 
@@ -72,19 +73,19 @@ class Herald:
     """Sends the signals of one layer.
 
     Args:
-        layer: Whose they are.
+        layer: Whose they are. It is not kept alive.
         hub: Its connection.
     """
 
     def __init__(self, layer: object, hub: Hub) -> None:
-        self._layer = layer
+        self._layer = weakref.ref(layer)
         self._hub = hub
         self._news: deque[tuple[Signal, dict[str, Any]]] = deque(maxlen=PENDING)
         #: The home that has been asked to send them.
         self._asked: Supervisor | None = None
 
     def __repr__(self) -> str:
-        return f"<Herald {self._layer!r} news={len(self._news)}>"
+        return f"<Herald {self._layer()!r} news={len(self._news)}>"
 
     def announce(self, event: str, **details: Any) -> None:
         """Have a signal sent soon, if it has receivers. Never waits; for any thread.
@@ -106,4 +107,6 @@ class Herald:
             return
         if self._news:
             asyncio.get_running_loop().call_soon(self._send)
-        signal.send_robust(sender=type(self._layer), layer=self._layer, **details)
+        layer = self._layer()
+        if layer is not None:
+            signal.send_robust(sender=type(layer), layer=layer, **details)

@@ -22,9 +22,13 @@ class SyncVerbs:
     Args:
         preparation: Checks and encodes, in the caller's thread.
         hub: The connection.
+        layer: Whose verbs they are; it is kept alive.
     """
 
-    def __init__(self, preparation: Preparation, hub: Hub) -> None:
+    __slots__ = ("_hub", "_layer", "_preparation")
+
+    def __init__(self, preparation: Preparation, hub: Hub, layer: object) -> None:
+        self._layer = layer
         self._preparation = preparation
         self._hub = hub
 
