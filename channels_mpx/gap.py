@@ -50,7 +50,7 @@ class Listener(Protocol):
         """Some time has passed: see to what needs it."""
 
     def is_awaited(self) -> bool:
-        """Tell whether anybody waits for messages, on any loop."""
+        """Tell whether anybody would miss the connection, waiting for messages or at work."""
 
     def expects(self) -> bool:
         """Tell whether anything may come through the process's inbox. Any thread may ask."""
@@ -59,7 +59,7 @@ class Listener(Protocol):
         """Return to how many topics nothing is lost without a link. Any thread may ask."""
 
     def loop_ended(self, loop: AbstractEventLoop) -> bool:
-        """The home loop has ended; tell whether anybody elsewhere waits for messages."""
+        """The home loop has ended; tell whether anybody is left who would miss the connection."""
 
 
 class Nobody:

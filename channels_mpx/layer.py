@@ -264,7 +264,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise exceptions.ForeignChannel(channel=channel)
         workers = self._process.workers
         while True:
-            queue = await self._hub.call(workers.open, channel, receiving=True)
+            loop = asyncio.get_running_loop()
+            queue = await self._hub.call(workers.open, channel, loop, receiving=True)
             self._hub.post(queue.ask, receiving=True)
             try:
                 job = await queue.mailbox.get()
@@ -341,7 +342,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         `ClosedError`. Idempotent; the next verb connects again. Without it nothing leaks: the
         connection ends with the event loop or the process.
         """
-        if self._hub.state != "idle":
+        if self._hub.state != "idle" or self._process.is_awaited():
             await self._hub.call(self._process.drop_all)
             await self._hub.aclose()
 

@@ -130,8 +130,12 @@ class Process:
         return f"<Process {self._hub.process} {self.inbox!r} {self.groups!r} {self.workers!r}>"
 
     def is_awaited(self) -> bool:
-        """See `Listener.is_awaited`."""
-        return self.registry.is_awaited() or self._is_awaited_outside(None)
+        """See `Listener.is_awaited`: whoever has a channel, a subscription or a queue would.
+
+        Also while it handles a message and waits for nothing: it will come for the next one.
+        """
+        has_channels = bool(self.inbox.mailboxes)
+        return has_channels or self.workers.is_awaited() or self.registry.is_awaited()
 
     def expects(self) -> bool:
         """See `Listener.expects`: there are channels, or requests that wait for their replies."""
@@ -259,10 +263,12 @@ class Process:
         self.registry.tick()
 
     def loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """See `Listener.loop_ended`: its consumers are gone."""
+        """See `Listener.loop_ended`: its consumers are gone, and channels that nobody holds."""
+        self.inbox.sweep()
         self.inbox.forget_loop(loop)
+        self.workers.forget_loop(loop)
         is_outlived = self.registry.loop_ended(loop)
-        return self._is_awaited_outside(loop) or is_outlived
+        return is_outlived or self.is_awaited()
 
     def linked(self, epoch: int) -> None:
         """See `Listener.linked`."""
@@ -305,11 +311,6 @@ class Process:
 
     def _count_late(self, mailbox: Mailbox, counted: int) -> None:
         self._tally.delivered += mailbox.taken - counted
-
-    def _is_awaited_outside(self, ended: asyncio.AbstractEventLoop | None) -> bool:
-        mailboxes = tuple(self.inbox.mailboxes.values())
-        is_any = any(mailbox.is_awaited_outside(ended) for mailbox in mailboxes)
-        return is_any or self.workers.is_awaited(ended)
 
     def _notice(self, **message: str | float) -> Body:
         return Body.made(self.intake.codec, dict(message), math.inf)

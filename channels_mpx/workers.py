@@ -55,7 +55,10 @@ class Queue:
     Attributes:
         mailbox: Where popped entries wait for the reader for whom they were popped.
         demand: How many readers wait for whom nothing was popped yet.
+        loop: Where the last reader runs; None if that loop has ended.
     """
+
+    loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(self, workers: Workers, channel: str, mailbox: Mailbox) -> None:
         self._workers = workers
@@ -198,8 +201,12 @@ class Workers:
         entry: bytes | None = await self.hub.run(POP, (self.hub.names.queue(channel),), ())
         return entry
 
-    async def open(self, channel: str) -> Queue:
+    async def open(self, channel: str, loop: asyncio.AbstractEventLoop) -> Queue:
         """Return the queue of a channel, listening to its bell.
+
+        Args:
+            channel: The worker channel.
+            loop: Where its reader runs.
 
         Raises:
             LinkError: This process has never been connected, and cannot be.
@@ -207,6 +214,7 @@ class Workers:
         queue = self._queues.get(channel)
         if queue is None:
             queue = self._queues[channel] = Queue(self, channel, self._make_mailbox(channel))
+        queue.loop = loop
         self.hub.want(queue.topic, queue)
         if not self.hub.has_been_linked:
             await self.hub.join(queue.topic, queue)
@@ -238,10 +246,15 @@ class Workers:
         """How many messages the readers of the present queues have got."""
         return sum(queue.mailbox.taken for queue in tuple(self._queues.values()))
 
-    def is_awaited(self, ended: asyncio.AbstractEventLoop | None = None) -> bool:
-        """Tell whether anybody waits for a message from any queue, on a loop that has not ended."""
-        queues = tuple(self._queues.values())
-        return any(queue.mailbox.is_awaited_outside(ended) for queue in queues)
+    def is_awaited(self) -> bool:
+        """Tell whether anybody reads from any queue: waits, or works on what it has got."""
+        return any(queue.loop is not None for queue in tuple(self._queues.values()))
+
+    def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note that the readers on a loop have ended with it."""
+        for queue in tuple(self._queues.values()):
+            if queue.loop is loop:
+                queue.loop = None
 
     def drop_all(self, error: Exception) -> None:
         """Stop listening to any queue; whoever waits gets ``error``."""

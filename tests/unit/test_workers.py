@@ -94,7 +94,7 @@ async def test_reader_that_leaves_with_an_error_gives_nothing_back() -> None:
     """There is no message behind an error."""
     layer = Broker().layer(**QUICK)
     await layer.new_channel()
-    queue = await layer._process.workers.open("work")
+    queue = await layer._process.workers.open("work", asyncio.get_running_loop())
     queue.ask()
     queue.refused(queue.topic, CommandRefused(address="", command="", text="NOPERM"))
     queue.withdraw()
