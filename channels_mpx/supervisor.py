@@ -246,8 +246,10 @@ class Supervisor:
         Args:
             is_missed: Whether anybody is left who would miss the connection.
         """
-        level = logging.WARNING if is_missed else logging.INFO
-        logger.log(level, "x the event loop of the connection stopped without ending its tasks")
+        if is_missed:
+            logger.warning("x the event loop of the connection stopped without ending its tasks")
+        else:
+            logger.info("x the event loop of the connection stopped; nobody is left on it")
         self.is_leaving = self._is_forsaken = True
         link = self._retire("its event loop stopped")
         self._let_go()
