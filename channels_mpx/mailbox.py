@@ -9,6 +9,7 @@ be dropped, because there is never much of it, is put with ``force``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
@@ -166,11 +167,14 @@ class Mailbox(WaitingRoom):
         items = self.items
         if not items:
             return None
-        if self.expiry is not math.inf:
-            now = time.monotonic()
-            if now - items[0].arrived > self.expiry:
-                self.expire(now)
-        item = items.popleft() if items else None
+        try:
+            if self.expiry is not math.inf:
+                now = time.monotonic()
+                if now - items[0].arrived > self.expiry:
+                    self.expire(now)
+            item: Item | None = items.popleft()
+        except IndexError:  # nothing is left, or another thread has just taken the last one out
+            item = None
         if item is not None:
             self.bytes_out += item.size
             self.taken += 1
@@ -245,12 +249,14 @@ class Mailbox(WaitingRoom):
         """Put a message where it was, before all that came later."""
         if self._closed_by is not None:
             return
-        if self.items is None:
-            self.items = deque()
+        items = self.items
+        if items is None:
+            items = self.items = deque()
         at = 0
-        while at < len(self.items) and self.items[at].arrived < item.arrived:
-            at += 1
-        self.items.insert(at, item)
+        with contextlib.suppress(IndexError):  # behind all, or another thread has just taken one
+            while items[at].arrived < item.arrived:
+                at += 1
+        items.insert(at, item)
         self.bytes_in += item.size
 
     def expire(self, now: float) -> None:

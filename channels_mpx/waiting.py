@@ -56,11 +56,11 @@ class WaitingRoom:
         """Take out the first waiter, if it can be released from here and now."""
         try:
             waiter = self._waiters[0]
-        except IndexError:  # another thread has just taken it out
+            if waiter.get_loop() is not _get_running_loop():
+                return None
+            self._waiters.remove(waiter)  # itself: at its place may be another one by now
+        except (IndexError, ValueError):  # another thread has just taken it out
             return None
-        if waiter.get_loop() is not _get_running_loop():
-            return None
-        del self._waiters[0]
         return None if waiter.done() else waiter
 
     def _wake(self) -> None:

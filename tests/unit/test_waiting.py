@@ -115,3 +115,16 @@ async def test_another_thread_is_quicker(room: WaitingRoom) -> None:
 
     room._waiters = Emptied()
     room._wake()
+
+
+async def test_another_thread_is_quicker_than_who_puts(room: WaitingRoom) -> None:
+    """The waiter that another thread takes out at this moment is not confused with the next one."""
+
+    class Raided(list[Waiter]):
+        def __getitem__(self, at: Any) -> Any:
+            return self.pop(at)
+
+    first, second = enter(room), enter(room)
+    room._waiters = Raided([first, second])
+    assert room._first_waiter_here() is None
+    assert list(room._waiters) == [second]

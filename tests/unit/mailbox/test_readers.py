@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -256,3 +259,42 @@ async def test_put_from_a_thread_while_readers_come_and_go(make: Callable[..., M
     thread.join()
     assert got == [str(number) for number in range(count)]
     assert not box.is_awaited
+
+
+class Watched(deque[Any]):
+    """A queue that another thread empties right after somebody has looked at it."""
+
+    def __getitem__(self, at: Any) -> Any:
+        item = super().__getitem__(at)
+        self.clear()
+        return item
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        self.clear()
+        return length
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def test_take_what_another_thread_takes(box: Mailbox) -> None:
+    """Between the look and the hand, or before the look: there is nothing, and no error."""
+    fill(box, "a")
+    box.items = Watched(box.items or ())
+    assert box.take() is None
+    assert box.take() is None
+    assert box.taken == 0
+
+
+async def test_put_back_what_others_take_meanwhile(box: Mailbox) -> None:
+    """A message in hand finds its place though those before it go at that moment."""
+    reader = await start_reader(box)
+    letter = Letter("a")
+    box.put(letter)
+    fill(box, "b", "c")
+    letter.arrived = time.monotonic() + 1
+    box.items = Watched(box.items or ())
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    assert tuple(iter(box.items)) == (letter,)
