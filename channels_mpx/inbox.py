@@ -213,13 +213,12 @@ class Inbox:
     def reap(self, expiry: float) -> None:
         """Let go of channels that nobody has read for ``expiry`` seconds."""
         self.sweep()
-        now, here = time.monotonic(), asyncio.get_running_loop()
+        now = time.monotonic()
         for mailbox in tuple(self._by_local.values()):
             if mailbox.loop.is_closed():
                 self._drop(mailbox.local)
             elif mailbox.idle(now) > expiry:
-                if mailbox.loop is here:
-                    mailbox.expire(now)
+                mailbox.expire(now)
                 if not mailbox.is_dormant and not mailbox.is_owned:
                     mailbox.is_dormant = True
                     self.went_dormant(mailbox)

@@ -108,8 +108,12 @@ class Mailbox(WaitingRoom):
 
     @property
     def is_full(self) -> bool:
-        """Whether as many messages wait as may."""
-        return len(self) >= self.capacity
+        """Whether as many messages wait as may, not counting those that have expired."""
+        if len(self) < self.capacity:
+            return False
+        now = time.monotonic()
+        items = tuple(self.items or ())
+        return sum(now - item.arrived <= self.expiry for item in items) >= self.capacity
 
     def idle(self, now: float) -> float:
         """Return for how many seconds nobody has read or waited, as far as these calls have seen.
@@ -171,7 +175,7 @@ class Mailbox(WaitingRoom):
             if self.expiry is not math.inf:
                 now = time.monotonic()
                 if now - items[0].arrived > self.expiry:
-                    self.expire(now)
+                    self.bytes_out += self._shed(now)
             item: Item | None = items.popleft()
         except IndexError:  # nothing is left, or another thread has just taken the last one out
             item = None
@@ -262,23 +266,32 @@ class Mailbox(WaitingRoom):
     def expire(self, now: float) -> None:
         """Drop what has waited too long at ``now``, in seconds of `time.monotonic`.
 
-        For the thread that takes.
+        For the thread that puts.
         """
+        self.bytes_in -= self._shed(now)
+
+    def _shed(self, now: float) -> int:
+        """Drop what has expired, from any thread; return its bytes, for the caller to subtract."""
+        size = 0
         while (item := self._oldest()) is not None and now - item.arrived > self.expiry:
             if self.withdraw(item):
-                self.bytes_out += item.size
+                size += item.size
                 self._tally.expired += 1
                 self._unread(item)
         self._end_episode()
+        return size
 
     def clear(self) -> int:
-        """Drop what waits, but what was forced, without counting it as lost. Returns how much."""
+        """Drop what waits, but what was forced, without counting it as lost. Returns how much.
+
+        For the thread that puts.
+        """
         held = 0
         while (item := self._oldest()) is not None:
             if self.withdraw(item):
                 held += 1
+                self.bytes_in -= item.size
                 self._unread(item)
-        self.bytes_in = self.bytes_out = 0
         self._end_episode()
         return held
 
@@ -318,7 +331,14 @@ class Mailbox(WaitingRoom):
             self._wake()
 
     def _make_room(self, item: Item) -> bool:
-        """Drop something, this message or what it is more important than; return whether it fits."""
+        """Drop something: what has expired, this message, or what it is more important than.
+
+        Returns whether it fits now.
+        """
+        if self.expiry is not math.inf:
+            self.expire(time.monotonic())
+            if self._fits(item.size):
+                return True
         if self._episode and self.policy is Overflow.CLOSE:
             return False
         has_room = self.policy is Overflow.DROP_OLDEST and self._drop_oldest(item.size)
@@ -330,9 +350,7 @@ class Mailbox(WaitingRoom):
         """Drop the oldest until ``size`` more bytes fit; False if what is left must stay."""
         items = self.items
         assert items is not None
-        while items and (
-            len(items) >= self.capacity or self.bytes_in - self.bytes_out + size > self.max_bytes
-        ):
+        while not self._fits(size):
             try:
                 oldest = next(item for item in items if item.size)
                 items.remove(oldest)
@@ -341,6 +359,10 @@ class Mailbox(WaitingRoom):
             self.bytes_in -= oldest.size
             self._count_drop()
         return True
+
+    def _fits(self, size: int) -> bool:
+        held = self.bytes_in - self.bytes_out
+        return not self.items or (len(self.items) < self.capacity and held + size <= self.max_bytes)
 
     def _count_drop(self) -> None:
         self.dropped += 1

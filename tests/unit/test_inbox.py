@@ -46,6 +46,36 @@ async def test_unread_channel_of_another_loop_goes_dormant() -> None:
     await layer.aclose()
 
 
+async def test_what_has_expired_on_another_loop_keeps_nothing_out() -> None:
+    """A channel with nothing but old messages takes a new one, and its sender hears of no fullness."""
+    layer = Broker().layer(**QUICK, capacity=2)
+    mine = await layer.new_channel()  # which keeps the connection on this loop
+    is_sent, names = threading.Event(), list[str]()
+
+    async def live() -> None:
+        names.append(await layer.new_channel())
+        await asyncio.to_thread(is_sent.wait)
+        assert await layer.receive(names[0]) == {"type": "fresh"}
+
+    reading = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(live())))
+    await eventually(lambda: names)
+    for _ in range(2):
+        await layer.send(names[0], {"type": "old"})
+    mailbox = layer._mailboxes[names[0]]
+    await eventually(lambda: len(mailbox) == 2)
+    (first, second) = mailbox.items or ()
+    first.arrived = second.arrived = time.monotonic() - 100
+    try:
+        await layer.send(names[0], {"type": "fresh"})
+    finally:
+        is_sent.set()
+    await reading
+    assert (layer.statistics().dropped["expired"], layer.statistics().dropped["full"]) == (2, 0)
+    assert mailbox.bytes_in == mailbox.bytes_out
+    assert mine
+    await layer.aclose()
+
+
 async def test_request_that_expires_is_sent_back_by_a_reader_of_another_loop() -> None:
     """It finds the request too old when it looks at last; the answer leaves from home."""
     world = Broker(**QUICK)

@@ -46,6 +46,12 @@ def fill(box: Mailbox, *texts: str) -> list[bool]:
     return [box.put(Letter(text)) for text in texts]
 
 
+def age(box: Mailbox) -> None:
+    """Let what waits expire."""
+    for item in box.items or ():
+        item.arrived -= STALE
+
+
 def texts(box: Mailbox) -> list[str]:
     """Take everything."""
     return [letter.text for letter in iter(box.take, None)]  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import pytest
 
 from channels_mpx.mailbox import Mailbox
 from channels_mpx.statistics import Tally
-from tests.unit.mailbox.letters import STALE, Diary, Letter, fill, start_reader, texts
+from tests.unit.mailbox.letters import STALE, Diary, Letter, age, fill, start_reader, texts
 
 # Without waiting
 
@@ -87,6 +87,38 @@ def test_expire_drops_from_the_front_only(box: Mailbox, tally: Tally) -> None:
     assert (len(box), tally.expired) == (0, 2)
 
 
+def test_put_into_a_mailbox_full_of_what_has_expired(
+    box: Mailbox, tally: Tally, diary: Diary
+) -> None:
+    """What has expired makes room: it is counted as that, and nothing as dropped for want of room."""
+    fill(box, "a", "b", "c")
+    assert box.is_full
+    age(box)
+    assert not box.is_full
+    assert fill(box, "d", "e", "f", "g") == [True, True, True, False]
+    assert (tally.expired, tally.full, diary.lines) == (3, 1, ["overflowed"])
+    assert texts(box) == ["d", "e", "f"]
+    assert box.bytes_in == box.bytes_out
+
+
+def test_put_over_the_bytes_of_what_has_expired(box: Mailbox, tally: Tally) -> None:
+    """So does its size."""
+    box.put(Letter(size=6))
+    age(box)
+    assert box.put(Letter("a", size=5))
+    assert (tally.expired, tally.full, box.bytes_in - box.bytes_out) == (1, 0, 5)
+    assert not box.put(Letter(size=6))
+
+
+def test_put_when_not_enough_has_expired(box: Mailbox, tally: Tally) -> None:
+    """What is still good stays, and what does not fit beside it is dropped as ever."""
+    box.put(Letter(size=4, age=STALE))
+    box.put(Letter("a", size=6))
+    assert not box.put(Letter(size=5))
+    assert (tally.expired, tally.full) == (1, 1)
+    assert texts(box) == ["a"]
+
+
 def test_clear_is_no_loss(box: Mailbox, tally: Tally) -> None:
     """Clearing returns how much it was, counts nothing as lost and frees the bytes."""
     assert box.clear() == 0
@@ -121,7 +153,7 @@ def test_idle_starts_anew_when_something_was_taken(box: Mailbox) -> None:
     fill(box, "a")
     box.take()
     assert box.idle(start + 100) == 0
-    assert box.idle(start + 150) == 50
+    assert box.idle(start + 150) == pytest.approx(50)
 
 
 async def test_idle_is_nothing_while_somebody_waits(box: Mailbox) -> None:
@@ -132,7 +164,7 @@ async def test_idle_is_nothing_while_somebody_waits(box: Mailbox) -> None:
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
-    assert box.idle(start + 150) == 50
+    assert box.idle(start + 150) == pytest.approx(50)
 
 
 async def test_idle_starts_anew_when_a_reader_got_something(box: Mailbox) -> None:

@@ -66,8 +66,10 @@ class MailboxModel(RuleBasedStateMachine):
     @rule(size=st.integers(0, 25), is_stale=st.booleans())
     def put(self, size: int, is_stale: bool) -> None:
         letter = Letter(size=size, age=STALE if is_stale else 0)
-        held = sum(letter.size for letter in self.deque)
-        fits = not self.deque or (len(self.deque) < 4 and held + size <= 20)
+        if not self.fits(size):
+            self.drop_stale()
+            self.end_episode()
+        fits = self.fits(size)
         if fits:
             self.deque.append(letter)
         else:
@@ -76,6 +78,15 @@ class MailboxModel(RuleBasedStateMachine):
             if self.episode == 1:
                 self.expected.append("overflowed")
         assert self.box.put(letter) is fits
+
+    def fits(self, size: int) -> bool:
+        held = sum(letter.size for letter in self.deque)
+        return not self.deque or (len(self.deque) < 4 and held + size <= 20)
+
+    @property
+    def fresh(self) -> int:
+        now = time.monotonic()
+        return sum(now - letter.arrived <= EXPIRY for letter in self.deque)
 
     def end_episode(self) -> None:
         if self.episode and not self.deque:
@@ -110,7 +121,7 @@ class MailboxModel(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert len(self.box) == len(self.deque)
-        assert self.box.is_full == (len(self.deque) >= 4)
+        assert self.box.is_full == (self.fresh >= 4)
         assert self.box.bytes_in - self.box.bytes_out == sum(item.size for item in self.deque)
         assert (self.tally.full, self.tally.expired) == (self.dropped, self.expired)
         assert (self.box.dropped, self.box.taken) == (self.dropped, self.taken)

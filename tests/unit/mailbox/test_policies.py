@@ -14,7 +14,7 @@ import pytest
 from channels_mpx.mailbox import Mailbox
 from channels_mpx.policies import Overflow
 from channels_mpx.statistics import Tally
-from tests.unit.mailbox.letters import STALE, Diary, Letter, fill, start_reader, texts
+from tests.unit.mailbox.letters import STALE, Diary, Letter, age, fill, start_reader, texts
 
 # Policies
 
@@ -106,6 +106,7 @@ def test_drop_the_oldest_that_another_thread_has_taken(make: Callable[..., Mailb
 def test_drop_the_oldest_while_another_thread_takes_another(make: Callable[..., Mailbox]) -> None:
     """Nothing is raised into who puts: the newest is dropped, and the next one fits again."""
     box = make(policy=Overflow.DROP_OLDEST)
+    box.expiry = math.inf
     fill(box, *"abc")
     disturb(box)
     assert fill(box, *"def") == [False, False, True]
@@ -290,8 +291,8 @@ def test_report_an_episode_at_its_begin_and_end(box: Mailbox, diary: Diary) -> N
 
 def test_end_an_episode_when_the_rest_expires_on_take(box: Mailbox, diary: Diary) -> None:
     """The episode is over also if nothing was left to take."""
-    for _ in range(4):
-        box.put(Letter(age=STALE))
+    fill(box, *"abcd")
+    age(box)
     assert box.take() is None
     assert diary.lines == ["overflowed", 1]
 
