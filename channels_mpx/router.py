@@ -143,23 +143,26 @@ class Router:
         self._unsettled: dict[Topic, Entry] = {}
         self._events: list[Event] = []
         self._is_linked = False
+        # Kept where things change: with 200,000 topics nobody may count them for a health check.
+        self._wanted = 0
+        self._counts = dict.fromkeys(State, 0)
 
     def __repr__(self) -> str:
         return f"<Router wanted={self.wanted} active={self.active} linked={self._is_linked}>"
 
     @property
     def wanted(self) -> int:
-        """How many topics somebody wants."""
-        return sum(1 for entry in self._all() if entry.members)
+        """How many topics somebody wants. Any thread may ask."""
+        return self._wanted
 
     @property
     def active(self) -> int:
-        """How many topics Redis has confirmed."""
+        """How many topics Redis has confirmed. Any thread may ask."""
         return self.count(State.ACTIVE)
 
     def count(self, state: State) -> int:
-        """Return how many topics are in a state."""
-        return sum(1 for entry in self._all() if entry.state is state)
+        """Return how many known topics are in a state. Any thread may ask."""
+        return self._counts[state]
 
     @property
     def known(self) -> int:
@@ -197,14 +200,16 @@ class Router:
         entry = entries.get(topic.name)
         if entry is None:
             entry = entries[topic.name] = Entry(topic)
+            self._counts[entry.state] += 1
         is_active = entry.state is State.ACTIVE
         if subscriber not in entry.members:
+            self._wanted += not entry.members
             entry.members[subscriber] = is_active
             self._topics_of.setdefault(subscriber, {})[topic] = None
             if is_active:
                 self._events.append(Activated(topic, (subscriber,)))
         if entry.state is State.REFUSED:
-            entry.move(Cause.RETRY)
+            self._move(entry, Cause.RETRY)
         if not is_active:
             self._unsettled[topic] = entry
         return is_active
@@ -215,6 +220,7 @@ class Router:
         if entry is None or subscriber not in entry.members:
             return
         del entry.members[subscriber]
+        self._wanted -= not entry.members
         topics = self._topics_of[subscriber]
         del topics[topic]
         if not topics:
@@ -248,9 +254,9 @@ class Router:
             self._events.append(Interrupted(tuple(self._topics_of), reason))
         self._is_linked = False
         for entry in tuple(self._all()):
-            entry.move(Cause.LOST)
+            self._move(entry, Cause.LOST)
             if not entry.members:
-                del self._entries[entry.topic.kind][entry.topic.name]
+                self._forget(entry)
         self._unsettled.clear()
 
     def acknowledged(self, topic: Topic, subscribed: bool) -> None:
@@ -260,7 +266,7 @@ class Router:
             IllegalTransition: It was not asked to. Nothing has changed.
         """
         entry = self._require(topic)
-        entry.move(Cause.SUBSCRIBED if subscribed else Cause.UNSUBSCRIBED)
+        self._move(entry, Cause.SUBSCRIBED if subscribed else Cause.UNSUBSCRIBED)
         if subscribed and entry.members:
             self._events.append(Activated(topic, tuple(entry.members)))
             for subscriber in entry.members:
@@ -275,7 +281,7 @@ class Router:
             IllegalTransition: It was not asked to. Nothing has changed.
         """
         entry = self._require(topic)
-        entry.move(Cause.DENIED)
+        self._move(entry, Cause.DENIED)
         if is_passing:
             self._reconsider(entry)
             return
@@ -288,9 +294,9 @@ class Router:
 
     def retry(self) -> None:
         """Let the topics that were refused be asked for again."""
-        for entry in self._all():
+        for entry in self._all() if self._counts[State.REFUSED] else ():
             if entry.state is State.REFUSED:
-                entry.move(Cause.RETRY)
+                self._move(entry, Cause.RETRY)
                 self._unsettled[entry.topic] = entry
 
     def commands(self) -> list[Command]:
@@ -305,10 +311,10 @@ class Router:
         leaving: dict[Kind, list[bytes]] = {kind: [] for kind in Kind}
         for topic, entry in self._unsettled.items():
             if entry.state is State.ABSENT:
-                entry.move(Cause.JOIN)
+                self._move(entry, Cause.JOIN)
                 joining[topic.kind].append(topic.name)
             elif not entry.members and entry.state is State.ACTIVE:
-                entry.move(Cause.LEAVE)
+                self._move(entry, Cause.LEAVE)
                 leaving[topic.kind].append(topic.name)
         self._unsettled.clear()
         commands: list[Command] = []
@@ -326,12 +332,22 @@ class Router:
         """Have the next drain look at an entry, or forget it if it is neither wish nor wire."""
         topic = entry.topic
         if entry.state is State.REFUSED and not entry.members:
-            entry.move(Cause.RETRY)
+            self._move(entry, Cause.RETRY)
         if entry.members or entry.state is not State.ABSENT:
             self._unsettled[topic] = entry
         else:
-            del self._entries[topic.kind][topic.name]
+            self._forget(entry)
             self._unsettled.pop(topic, None)
+
+    def _move(self, entry: Entry, cause: Cause) -> None:
+        before = entry.state
+        entry.move(cause)
+        self._counts[before] -= 1
+        self._counts[entry.state] += 1
+
+    def _forget(self, entry: Entry) -> None:
+        del self._entries[entry.topic.kind][entry.topic.name]
+        self._counts[entry.state] -= 1
 
     def _all(self) -> Iterator[Entry]:
         for table in (self._channels, self._patterns):

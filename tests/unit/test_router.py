@@ -496,3 +496,17 @@ def test_unsubscribe_forgets_a_refused_topic() -> None:
     assert list(topics(router)) == []
     router.retry()
     assert router.commands() == []
+
+
+def test_numbers_cost_nothing_with_many_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A health check must not look at each of 200,000 topics: the numbers are kept, not counted."""
+    router = refused()
+    router.subscribe(CHAT, bob)
+    router.subscribe(GLOB, bob)
+    router.commands()
+    router.acknowledged(CHAT, True)
+    monkeypatch.setattr(router, "_all", None)
+    assert (router.wanted, router.active, router.count(REFUSED), router.count(JOINING)) == (
+        3, 1, 1, 1,
+    )  # fmt: skip
+    assert repr(router) == "<Router wanted=3 active=1 linked=True>"

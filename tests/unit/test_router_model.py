@@ -168,7 +168,10 @@ class RouterModel(RuleBasedStateMachine):
             assert (self.router.state(topic) is State.ACTIVE) is is_active
         assert self.router.wanted == len({topic for topic, _ in self.wishes})
         states = [entry.state for entry in self.router._all()]
-        assert states.count(State.ACTIVE) == self.router.active
+        assert [self.router.count(state) for state in State] == [
+            states.count(state) for state in State
+        ]
+        assert self.router.active == states.count(State.ACTIVE)
 
     @rule()
     def rest(self) -> None:
