@@ -148,6 +148,10 @@ class Inbox:
         #: Mailboxes by the full name of their channel.
         self.mailboxes: dict[str, DirectMailbox] = {}
         self._collected: deque[bytes] = deque()
+        #: Of those, the channels that a copy of their name is awaited on: to be looked at again.
+        self._copied: deque[bytes] = deque()
+        #: Whether a sweep is due that sees the next name that is collected.
+        self._is_sweep_due = False
         self._is_open = False
         #: The requests of this process that wait for replies.
         self.correlation = correlation = Correlation(hub, intake, self)
@@ -200,18 +204,21 @@ class Inbox:
 
     def sweep(self) -> None:
         """Drop the channels whose names have been collected."""
-        for _ in range(len(self._collected)):
+        self._is_sweep_due = False  # first: a name that is collected from now on asks for the next
+        while self._collected:
             local = self._collected.popleft()
             mailbox = self._by_local.get(local)
             if mailbox is None:
                 continue
             if mailbox.is_awaited:
-                self._collected.append(local)  # by a copy of the name: see to it later
+                self._copied.append(local)
             else:
                 self._drop(local)
 
     def reap(self, expiry: float) -> None:
         """Let go of channels that nobody has read for ``expiry`` seconds."""
+        self._collected.extend(self._copied)
+        self._copied.clear()
         self.sweep()
         now = time.monotonic()
         for mailbox in tuple(self._by_local.values()):
@@ -273,7 +280,8 @@ class Inbox:
         """Note that a name is gone. Any thread may collect, in the middle of anything: no locks."""
         assert isinstance(watch, _NameWatch)
         self._collected.append(watch.local)
-        if len(self._collected) == 1:
+        if not self._is_sweep_due:
+            self._is_sweep_due = True  # without a home it stays due until the next one's first tick
             self._hub.wake(self.sweep)
 
     def _drop(self, local: bytes) -> None:

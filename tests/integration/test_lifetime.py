@@ -110,6 +110,40 @@ async def test_letting_go_of_a_name_drops_its_channel(
     await eventually(lambda: layer.statistics().dropped["unknown"] == 1)
 
 
+async def test_channel_that_a_copy_of_its_name_is_awaited_on_delays_no_other(
+    layer: MultiplexedChannelLayer,
+) -> None:
+    """It lives until nobody waits there any more; the others end with their names, not with a tick."""
+    channel = await layer.new_channel()
+    mailbox = layer._mailboxes[channel]
+    async with reading(layer, "".join(channel)):
+        await eventually(lambda: mailbox.is_awaited)
+        del channel
+        gc.collect()
+        await asyncio.sleep(0)  # the sweep of that one
+        names = [await layer.new_channel() for _ in range(10)]
+        assert layer.statistics().channels == 11
+        names.clear()
+        await eventually(lambda: layer.statistics().channels == 1)
+
+
+async def test_name_that_is_collected_in_the_middle_of_a_sweep_is_swept(
+    layer: MultiplexedChannelLayer,
+) -> None:
+    """Its channel ends as soon as any other's, though a sweep is under way that may not see it."""
+    first = [await layer.new_channel() for _ in range(2)]
+    later = [await layer.new_channel()]
+    dropped = layer._process.inbox.dropped
+
+    def drop(mailbox: Any) -> None:
+        dropped(mailbox)
+        later.clear()
+
+    layer._process.inbox.dropped = drop
+    first.clear()
+    await eventually(lambda: layer.statistics().channels == 0)
+
+
 async def test_holding_a_name_keeps_its_channel(layer: MultiplexedChannelLayer) -> None:
     """The negative control: while somebody holds the name, the channel stays."""
     channel = await layer.new_channel()
