@@ -55,7 +55,8 @@ class Group:
             mailbox.put(body)
 
     def activated(self, topic: Topic) -> None:
-        """See `Subscriber.activated`."""
+        """See `Subscriber.activated`: members that come back from dormancy hear everything now."""
+        self._groups.activated(self)
 
     def interrupted(self, reason: str) -> None:
         """See `Subscriber.interrupted`."""
@@ -63,6 +64,25 @@ class Group:
     def refused(self, topic: Topic, error: Exception) -> None:
         """See `Subscriber.refused`: whoever is joining gets the error; nobody is a member."""
         self._groups.dissolve(self)
+
+
+class _Return:
+    """A mailbox that comes back to its groups: how many of them Redis has yet to confirm."""
+
+    __slots__ = ("_left", "_tell", "mailbox")
+
+    def __init__(self, mailbox: Mailbox, tell: Callable[[], object]) -> None:
+        self.mailbox = mailbox
+        self._left = 0
+        self._tell = tell
+
+    def expect(self) -> None:
+        self._left += 1
+
+    def settle(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._tell()
 
 
 class Groups:
@@ -79,6 +99,8 @@ class Groups:
         self._groups: dict[str, Group] = {}
         self._groups_of: dict[Mailbox, list[Group]] = {}
         self._suspended: dict[Mailbox, list[str]] = {}
+        #: Who waits for the confirmation of which group to be back in all of its groups.
+        self._returning: dict[Group, list[_Return]] = {}
 
     def __repr__(self) -> str:
         return f"<Groups {len(self._groups)} members={len(self._groups_of)}>"
@@ -119,6 +141,7 @@ class Groups:
         if group is None or mailbox not in group.members:
             return
         del group.members[mailbox]
+        self._settle(group, mailbox)
         groups = self._groups_of[mailbox]
         groups.remove(group)
         if not groups:
@@ -135,18 +158,48 @@ class Groups:
             self.discard(name, mailbox)
         return names
 
-    def suspend(self, mailbox: Mailbox) -> None:
-        """End all of a mailbox's memberships until `resume`."""
-        names = self.discard_all(mailbox)
+    def suspend(self, mailbox: Mailbox) -> bool:
+        """End all of a mailbox's memberships until `resume`; return whether there were any."""
+        names = [group.name for group in self._groups_of.get(mailbox, ())]
+        for name in names:
+            self.discard(name, mailbox)
         if names:
-            self._suspended[mailbox] = list(names)
+            self._suspended.setdefault(mailbox, []).extend(names)
+        return bool(names)
 
-    def resume(self, mailbox: Mailbox) -> None:
-        """Begin again the memberships that `suspend` has ended; confirmations are not awaited."""
+    def resume(self, mailbox: Mailbox, tell: Callable[[], object]) -> None:
+        """Begin again the memberships that `suspend` has ended.
+
+        Args:
+            mailbox: Whose.
+            tell: Called when Redis has confirmed all of them that still are.
+        """
+        back = _Return(mailbox, tell)
+        back.expect()
         for name in self._suspended.pop(mailbox, ()):
             group = self._enter(name, mailbox)
             group.members[mailbox] = True
-            self._hub.want(group.topic, group)
+            if not self._hub.want(group.topic, group):
+                back.expect()
+                self._returning.setdefault(group, []).append(back)
+        back.settle()
+
+    def activated(self, group: Group) -> None:
+        """Redis has confirmed a group's channel."""
+        for back in self._returning.pop(group, ()):
+            back.settle()
+
+    def _settle(self, group: Group, mailbox: Mailbox) -> None:
+        """A membership has ended: nobody waits for its confirmation."""
+        returning = self._returning.pop(group, None)
+        if returning is None:
+            return
+        others = [back for back in returning if back.mailbox is not mailbox]
+        if others:
+            self._returning[group] = others
+        for back in returning:
+            if back.mailbox is mailbox:
+                back.settle()
 
     def dissolve(self, group: Group) -> None:
         """End a group whose channel Redis refuses; who was in it is told by the log."""
@@ -168,6 +221,7 @@ class Groups:
             topic = Topic(Kind.CHANNEL, self._hub.names.group(name))
             group = self._groups[name] = Group(name, topic, self._intake, self)
         if mailbox not in group.members:
+            mailbox.touch()
             group.members[mailbox] = False
             self._groups_of.setdefault(mailbox, []).append(group)
         return group

@@ -5,9 +5,9 @@ thousand consumers cost one subscription. It lives as long as its name: `Channel
 that can be watched, the consumer holds it, and when the consumer is gone, however it ended, the
 name is collected and the mailbox with it.
 
-A consumer that lives but has not read for ``expiry`` seconds is *dormant*: it leaves its groups,
-so that nothing is delivered to a reader that may never come back, and joins them again when it
-does.
+A consumer that lives but has not read for ``group_expiry`` seconds is *dormant*: it leaves its
+groups, so that nothing is delivered to a reader that may never come back. When it does, it joins
+them again and is told of a gap.
 """
 
 from __future__ import annotations
@@ -52,19 +52,21 @@ class DirectMailbox(Mailbox):
         local: The channel's name behind the ``!``.
         loop: Where its consumer runs.
         is_dormant: Whether it has left its groups because nobody reads.
+        dormant_since: If so: since when, in seconds of `time.monotonic`.
         is_owned: Whether a consumer takes the messages itself, for as long as it lives.
         bounce: Called with the return address of a request that was dropped unread; any thread.
     """
 
     __slots__ = (
         *("_back", "_lost", "_since"),
-        *("bounce", "is_dormant", "is_owned", "local", "loop", "watch"),
+        *("bounce", "dormant_since", "is_dormant", "is_owned", "local", "loop", "watch"),
     )
 
     local: bytes
     loop: asyncio.AbstractEventLoop
     watch: _NameWatch
     is_dormant: bool
+    dormant_since: float
     is_owned: bool
     bounce: Callable[[bytes], object]
     #: The last notices of a gap's begin and of its end, and when that gap began.
@@ -77,7 +79,15 @@ class DirectMailbox(Mailbox):
         self.local = number
         self.loop = loop
         self.is_dormant = self.is_owned = False
+        self.dormant_since = 0.0
         self._lost = self._back = self._since = None
+
+    def woke(self, notice: Body | None) -> None:
+        """Put the notice of a gap that began when it went dormant; `gap_closed` ends it."""
+        self.is_dormant = False
+        self.gap_opened(notice)
+        if self._since is not None:  # that gap goes on, and this one began before it
+            self._since = min(self._since, self.dormant_since)
 
     # Gaps. Notices are forced, or a full mailbox would lose them. A gap is told of apart from the
     # last one only if a message came in between; so they are no more than the messages allow.
@@ -160,8 +170,9 @@ class Inbox:
         self.asked: Callable[[bytes, Envelope], object] = lambda payload, header: None
         #: Called with a mailbox that is dropped.
         self.dropped: Callable[[Mailbox], object] = lambda mailbox: None
-        #: Called with a mailbox that goes dormant.
-        self.went_dormant: Callable[[Mailbox], object] = lambda mailbox: None
+        #: Called with a mailbox that nobody reads, and the seconds since it was read: again and
+        #: again for as long as it is so.
+        self.unread: Callable[[DirectMailbox, float], object] = lambda mailbox, seconds: None
 
     def __repr__(self) -> str:
         return f"<Inbox {self._hub.process} channels={len(self.mailboxes)}>"
@@ -215,8 +226,13 @@ class Inbox:
             else:
                 self._drop(local)
 
-    def reap(self, expiry: float) -> None:
-        """Let go of channels that nobody has read for ``expiry`` seconds."""
+    def reap(self, expiry: float, group_expiry: float) -> None:
+        """Let go of what nobody reads.
+
+        Args:
+            expiry: Seconds after which messages that wait are dropped.
+            group_expiry: Seconds after which `unread` is called.
+        """
         self._collected.extend(self._copied)
         self._copied.clear()
         self.sweep()
@@ -226,9 +242,8 @@ class Inbox:
                 self._drop(mailbox.local)
             elif mailbox.idle(now) > expiry:
                 mailbox.expire(now)
-                if not mailbox.is_dormant and not mailbox.is_owned:
-                    mailbox.is_dormant = True
-                    self.went_dormant(mailbox)
+                if mailbox.idle(now) > group_expiry and not mailbox.is_owned:
+                    self.unread(mailbox, mailbox.idle(now))
 
     def drop(self, channel: str) -> None:
         """End a channel at once; whoever waits for a message gets `ClosedError`. Idempotent."""

@@ -125,6 +125,10 @@ class Mailbox(WaitingRoom):
             self._idle_since = now
         return now - self._idle_since
 
+    def touch(self) -> None:
+        """Begin to count idleness anew: somebody has shown an interest. For the thread of `idle`."""
+        self._idle_since = time.monotonic()
+
     def share(self) -> None:
         """Allow two threads to put items: one with `put`, one with `force`."""
         self.items = self.items or deque()

@@ -171,7 +171,8 @@ class Options:
         hosts: The server.
         prefix: What all names in Redis begin with.
         expiry: Seconds that a message waits unread.
-        group_expiry: Taken for compatibility, and of no effect: membership ends with its channel.
+        group_expiry: Seconds that a channel may go unread before it leaves its groups until it is
+            read; less than ``expiry`` means ``expiry``.
         capacity: Messages that wait in one channel.
         channel_capacity: Other capacities, by glob or compiled regular expression.
         symmetric_encryption_keys: The first encrypts, all decrypt.

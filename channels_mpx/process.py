@@ -16,6 +16,7 @@ from . import exceptions
 from .body import Body
 from .codec import Codec
 from .delegation import Delegation
+from .dormancy import Dormancy
 from .envelope import Form
 from .gap import Gap
 from .groups import Groups
@@ -120,7 +121,8 @@ class Process:
         self.registry.announce = lambda event, **details: self.announce(event, **details)
         self.board = PromiseBoard(hub, self.registry)
         self.inbox.dropped = self._dropped
-        self.inbox.went_dormant = self.groups.suspend
+        self._dormancy = Dormancy(hub, self.groups, self.intake)
+        self.inbox.unread = self._dormancy.begin
         self.correlation = self.inbox.correlation
         self._delegation = Delegation(hub, self.intake, self.correlation)
         self._delegation.handlers = {"group_add": self.add, "group_discard": self.discard}
@@ -162,6 +164,7 @@ class Process:
             connection=self._hub.statistics(),
             channels=len(mailboxes),
             groups=len(self.groups),
+            dormant=tally.dormant,
             waiting=waiting,
             deepest=(deepest, most) if most else None,
             requests=len(self.correlation),
@@ -226,9 +229,8 @@ class Process:
             return
 
     async def wake(self, mailbox: DirectMailbox) -> None:
-        """Somebody reads a dormant channel again: give it its groups back."""
-        mailbox.is_dormant = False
-        self.groups.resume(mailbox)
+        """Somebody reads a dormant channel again: give it its groups back, and tell of the gap."""
+        self._dormancy.end(mailbox)
 
     # Life
 
@@ -256,9 +258,9 @@ class Process:
     # As the listener of the hub
 
     def tick(self) -> None:
-        """See `Listener.tick`: let go of what nobody has read for ``expiry`` seconds."""
-        expiry = self._hub.options.expiry
-        self.inbox.reap(expiry)
+        """See `Listener.tick`: let go of what nobody has read for too long."""
+        expiry, group_expiry = self._hub.options.expiry, self._hub.options.group_expiry
+        self.inbox.reap(expiry, max(expiry, group_expiry))
         self.workers.reap(expiry)
         self.registry.tick()
 

@@ -71,11 +71,13 @@ class Counters:
 class Tally:
     """What became of the messages of one layer, or of one subscription."""
 
-    __slots__ = ("delivered", "expired", "full", "late", "malformed", "sent", "unknown")
+    __slots__ = ("delivered", "dormant", "expired", "full", "late", "malformed", "sent", "unknown")
 
     def __init__(self) -> None:
         #: Taken by consumers that are gone; of a subscription: by its callbacks or readers.
         self.delivered = 0
+        #: How often a channel has left its groups because nobody read it.
+        self.dormant = 0
         #: Dropped because nobody took it in time.
         self.expired = 0
         #: Dropped because the mailbox was full.
@@ -184,6 +186,8 @@ class LayerStatistics:
         connection: The connection below it.
         channels: Direct channels of consumers that live.
         groups: Groups that have members here.
+        dormant: How often a channel has left its groups because nobody read it for
+            ``group_expiry`` seconds; what the groups got until it was read again is in no counter.
         waiting: Messages in the mailboxes of direct channels.
         deepest: The channel with the most messages waiting, and how many; None if all are empty.
         requests: Requests of this process that wait for their replies.
@@ -200,6 +204,7 @@ class LayerStatistics:
     connection: HubStatistics
     channels: int
     groups: int
+    dormant: int
     waiting: int
     deepest: tuple[str, int] | None
     requests: int

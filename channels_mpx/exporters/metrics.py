@@ -96,6 +96,11 @@ METRICS: Sequence[Metric] = (
     ),
     _gauge("channels", "Direct channels.", lambda n: n.channels),
     _gauge("groups", "Groups with members here.", lambda n: n.groups),
+    _counter(
+        "dormant_channels",
+        "Channels that left their groups, because nobody read them.",
+        lambda n: n.dormant,
+    ),
     _gauge("waiting_messages", "Messages in mailboxes of channels.", lambda n: n.waiting),
     _gauge(
         "deepest_mailbox_messages",

@@ -146,7 +146,7 @@ async def test_busy_consumer_stays_in_its_groups(hosts: list[str], kind: str) ->
         async def said(self, event: dict[str, Any]) -> None:
             await self.send(text_data=event["text"])
 
-    layer = MultiplexedChannelLayer(hosts=hosts, expiry=0.3)
+    layer = MultiplexedChannelLayer(hosts=hosts, expiry=0.3, group_expiry=0.3)
     channel_layers.set("default", layer)
     try:
         client = await Client(Busy).connect()
@@ -213,7 +213,7 @@ def test_consumer_on_a_foreign_loop(layer: MultiplexedChannelLayer) -> None:
 
 async def test_consumer_whose_loop_is_closed_over_it(hosts: list[str]) -> None:
     """A server that just closes its loop: nothing is raised, and the layer sees to the channel."""
-    layer = MultiplexedChannelLayer(hosts=hosts, expiry=0.3)
+    layer = MultiplexedChannelLayer(hosts=hosts, expiry=0.3, group_expiry=0.3)
     channel_layers.set("default", layer)
 
     async def connect() -> Client:

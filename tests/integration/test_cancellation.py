@@ -187,7 +187,7 @@ async def test_receive_that_wakes_a_channel_is_cancelled(
     """A dormant channel whose first `receive` is cancelled still comes back with all its groups."""
     url = redis_server.url_for(port=proxy.port)
     quiet = {"ping_interval": 30, "ping_timeout": 30}
-    async with open_layer([url], expiry=0.2, **quiet) as layer:
+    async with open_layer([url], expiry=0.2, group_expiry=0.2, **quiet) as layer:
         channel = await layer.new_channel()
         await layer.group_add("red", channel)
         await layer.group_add("blue", channel)
@@ -205,7 +205,8 @@ async def test_receive_that_wakes_a_channel_is_cancelled(
 async def test_receive_that_wakes_a_channel_fails(make_redis: Callable[..., RedisServer]) -> None:
     """A dormant channel whose first `receive` meets an outage still comes back with its groups."""
     server = make_redis()
-    async with open_layer(server, expiry=0.2, timeout=0.5, max_reconnect_delay=0.1) as layer:
+    config = {"expiry": 0.2, "group_expiry": 0.2, "timeout": 0.5, "max_reconnect_delay": 0.1}
+    async with open_layer(server, **config) as layer:
         channel = await layer.new_channel()
         await layer.group_add("red", channel)
         await layer.group_add("blue", channel)

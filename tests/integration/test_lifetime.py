@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from typing import Any
 
 import pytest
@@ -14,8 +15,12 @@ from django.test import override_settings
 
 from channels_mpx import MultiplexedChannelLayer, UnknownChannel
 from tests.helpers import eventually
-from tests.layers import group_subscriptions, open_layer, reading, receive
+from tests.layers import QUICK, group_subscriptions, kill_clients, open_layer, reading, receive
+from tests.proxy import Proxy
 from tests.servers import RedisServer
+
+#: Options with which a channel goes dormant at the pace of a test.
+SLEEPY: dict[str, Any] = {"expiry": 0.2, "group_expiry": 0.2}
 
 
 async def is_clean(layer: MultiplexedChannelLayer, server: RedisServer) -> bool:
@@ -154,11 +159,26 @@ async def test_holding_a_name_keeps_its_channel(layer: MultiplexedChannelLayer) 
     assert await receive(layer, channel) == {"type": "a"}
 
 
+async def test_channel_that_nobody_reads_stays_a_member(redis_server: RedisServer) -> None:
+    """Its messages expire one by one; a fresh one arrives however long nobody has read."""
+    async with open_layer(redis_server, expiry=0.2) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        for number in (1, 2):
+            await layer.group_send("room", {"type": "old"})
+            await eventually(lambda number=number: layer.statistics().dropped["expired"] == number)
+        assert group_subscriptions(redis_server) == {"room"}
+        async with reading(layer, channel) as reader:
+            await layer.group_send("room", {"type": "fresh"})
+            assert await reader == {"type": "fresh"}
+        assert layer.statistics().dormant == 0
+
+
 async def test_channel_that_nobody_reads_goes_dormant_and_comes_back(
     redis_server: RedisServer,
 ) -> None:
-    """Unread for `expiry` s a channel leaves its groups; its next `receive` brings them back."""
-    async with open_layer(redis_server, expiry=0.2) as layer:
+    """Unread for `group_expiry` s a channel leaves its groups; its next `receive` brings them back."""
+    async with open_layer(redis_server, **SLEEPY) as layer:
         channel = await layer.new_channel()
         await layer.group_add("red", channel)
         await layer.group_add("blue", channel)
@@ -174,8 +194,8 @@ async def test_channel_that_nobody_reads_goes_dormant_and_comes_back(
 
 
 async def test_channel_that_is_read_does_not_go_dormant(redis_server: RedisServer) -> None:
-    """The negative control: a consumer that waits for longer than `expiry` stays a member."""
-    async with open_layer(redis_server, expiry=0.2) as layer:
+    """The negative control: a consumer that waits for longer than `group_expiry` stays a member."""
+    async with open_layer(redis_server, **SLEEPY) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         async with reading(layer, channel) as reader:
@@ -187,7 +207,7 @@ async def test_channel_that_is_read_does_not_go_dormant(redis_server: RedisServe
 
 async def test_discard_while_dormant_is_not_forgotten(redis_server: RedisServer) -> None:
     """A membership that was discarded while its channel was dormant does not come back."""
-    async with open_layer(redis_server, expiry=0.2) as layer:
+    async with open_layer(redis_server, **SLEEPY) as layer:
         channel = await layer.new_channel()
         await layer.group_add("left", channel)
         await layer.group_add("kept", channel)
@@ -202,12 +222,91 @@ async def test_discard_while_dormant_is_not_forgotten(redis_server: RedisServer)
 
 async def test_dormant_channel_that_is_dropped_leaves_nothing(redis_server: RedisServer) -> None:
     """A consumer that never reads again and goes away leaves no trace."""
-    async with open_layer(redis_server, expiry=0.2) as layer:
+    async with open_layer(redis_server, **SLEEPY) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         await eventually(lambda: not group_subscriptions(redis_server))
         del channel
         await eventually(lambda: is_clean(layer, redis_server))
+
+
+async def test_dormancy_is_counted_logged_and_told(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator finds it, and its reader hears of a gap that covers all that may be missing."""
+    notices = {"on_disconnect": "gap.opened", "on_reconnect": "gap.closed"}
+    async with open_layer(redis_server, **SLEEPY, **notices) as layer:
+        channel = await layer.new_channel()
+        for group in ("red", "blue"):
+            await layer.group_add(group, channel)
+        for episode in (1, 2):
+            await eventually(lambda: not group_subscriptions(redis_server))
+            began = time.monotonic()
+            await layer.group_send("red", {"type": "missed"})
+            opened = await receive(layer, channel)
+            assert opened == {"type": "gap.opened", "reason": "it was not read for 0.2 s"}
+            closed = await receive(layer, channel)
+            assert closed["type"] == "gap.closed"
+            assert (closed["reason"], closed["epoch"]) == (opened["reason"], 1)
+            assert closed["seconds"] >= time.monotonic() - began - 1
+            assert group_subscriptions(redis_server) == {"red", "blue"}
+            assert layer.statistics().dormant == episode
+        records = [row for row in caplog.messages if "leaves its groups" in row]
+        assert len(records) == 2
+        assert records[0].startswith(f"! {channel} has not been read for ")
+
+
+async def test_gap_of_the_connection_while_dormant_is_one_with_it(
+    redis_server: RedisServer,
+) -> None:
+    """The reader finds one begin and one end, whose length is that of all of it."""
+    notices = {"on_disconnect": "gap.opened", "on_reconnect": "gap.closed"}
+    async with open_layer(redis_server, **SLEEPY, **QUICK, **notices) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await eventually(lambda: layer.statistics().dormant == 1)
+        mailbox = layer._mailboxes[channel]
+        asleep = mailbox.dormant_since
+        kill_clients(redis_server)
+        await eventually(lambda: len(mailbox) == 2)
+        assert (await receive(layer, channel))["type"] == "gap.opened"
+        closed = await receive(layer, channel)
+        assert closed["type"] == "gap.closed"
+        assert closed["seconds"] == pytest.approx(time.monotonic() - asleep, abs=1)
+        assert len(mailbox) == 0
+
+
+async def test_channel_without_groups_is_never_dormant(redis_server: RedisServer) -> None:
+    """It misses nothing, so nobody is told of a gap; a group that it joins late is its own."""
+    async with open_layer(redis_server, **SLEEPY, on_disconnect="gap.opened") as layer:
+        channel, other = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("room", other)
+        await eventually(lambda: layer.statistics().dormant == 1)
+        await layer.group_add("room", channel)
+        await layer.group_send("room", {"type": "a"})
+        assert await receive(layer, channel) == {"type": "a"}
+
+
+async def test_group_that_is_left_while_coming_back_holds_up_no_end_of_the_gap(
+    redis_server: RedisServer, proxy: Proxy
+) -> None:
+    """The end is told when all that is still wanted is confirmed, to each by itself."""
+    url = redis_server.url_for(port=proxy.port)
+    quiet = {"ping_interval": 30, "ping_timeout": 30, "on_reconnect": "gap.closed"}
+    async with open_layer([url], **SLEEPY, **quiet) as layer:
+        names = [await layer.new_channel() for _ in range(2)]
+        for name in names:
+            await layer.group_add("room", name)
+        await eventually(lambda: layer.statistics().dormant == 2)
+        proxy.stall()
+        first, second = [asyncio.ensure_future(receive(layer, name)) for name in names]
+        await eventually(lambda: layer.statistics().groups == 1)
+        assert not first.done()
+        await layer.group_discard("room", names[0])
+        assert (await first)["type"] == "gap.closed"
+        assert not second.done()
+        proxy.resume()
+        assert (await second)["type"] == "gap.closed"
 
 
 async def test_ten_thousand_add_discard_cycles_leave_counts_at_zero(

@@ -59,7 +59,8 @@ async def test_members_of_a_group_that_is_refused_are_told_by_the_log(
 ) -> None:
     """A channel that wakes up finds its group forbidden: it lives on without it."""
     server = make_redis(users=["alice on >secret ~* &* +@all"])
-    async with open_layer([server.url_for("alice", "secret")], **{**QUICK, "expiry": 0.2}) as layer:
+    sleepy = {**QUICK, "expiry": 0.2, "group_expiry": 0.2}
+    async with open_layer([server.url_for("alice", "secret")], **sleepy) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         await eventually(lambda: layer.statistics().groups == 0)

@@ -25,8 +25,8 @@ async def test_channels_of_a_closed_loop_are_dropped() -> None:
 
 
 async def test_unread_channel_of_another_loop_goes_dormant() -> None:
-    """It leaves its groups; what it holds is left to its own thread."""
-    layer = Broker().layer(**QUICK, expiry=0.2)
+    """It leaves its groups, and what it holds expires."""
+    layer = Broker().layer(**QUICK, expiry=0.2, group_expiry=0.2)
     mine = await layer.new_channel()
     over, names = threading.Event(), list[str]()
 
