@@ -3,7 +3,8 @@
 A direct channel is a number behind the process's inbox, so making one costs no I/O and ten
 thousand consumers cost one subscription. It lives as long as its name: `ChannelName` is a string
 that can be watched, the consumer holds it, and when the consumer is gone, however it ended, the
-name is collected and the mailbox with it.
+name is collected and the mailbox with it. Event loops may come and go meanwhile; without one that
+is open it ends after ``expiry`` seconds in which nobody has read.
 
 A consumer that lives but has not read for ``group_expiry`` seconds is *dormant*: it leaves its
 groups, so that nothing is delivered to a reader that may never come back. When it does, it joins
@@ -50,7 +51,7 @@ class DirectMailbox(Mailbox):
 
     Attributes:
         local: The channel's name behind the ``!``.
-        loop: Where its consumer runs.
+        loop: Where it was made, or, once that loop is closed, somebody waited when last looked at.
         is_dormant: Whether it has left its groups because nobody reads.
         dormant_since: If so: since when, in seconds of `time.monotonic`.
         is_owned: Whether a consumer takes the messages itself, for as long as it lives.
@@ -238,9 +239,14 @@ class Inbox:
         self.sweep()
         now = time.monotonic()
         for mailbox in tuple(self._by_local.values()):
+            loop = mailbox.living_loop()
             if mailbox.loop.is_closed():
-                self._drop(mailbox.local)
-            elif mailbox.idle(now) > expiry:
+                if loop is not None:
+                    mailbox.loop = loop
+                elif mailbox.is_owned or mailbox.idle(now) > expiry:
+                    self._drop(mailbox.local)
+                    continue
+            if mailbox.idle(now) > expiry:
                 mailbox.expire(now)
                 if mailbox.idle(now) > group_expiry and not mailbox.is_owned:
                     self.unread(mailbox, mailbox.idle(now))
@@ -282,12 +288,16 @@ class Inbox:
             mailbox.clear()
 
     def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Drop the channels of consumers on a home loop that has ended, and what was asked there."""
+        """Note that a home loop has ended or stopped: what was asked there gets no answer.
+
+        Channels live as long as their names; but those whose consumers take the messages
+        themselves, on that loop, end.
+        """
         reason = "its event loop ended"
         error = exceptions.LinkLost(address=self._hub.address, reason=reason)
         self.correlation.drop_all(error)
         for mailbox in tuple(self._by_local.values()):
-            if mailbox.loop is loop:
+            if mailbox.loop is loop and mailbox.is_owned:
                 self._drop(mailbox.local)
                 mailbox.close(exceptions.ClosedError(what="The event loop of the channel"))
 

@@ -202,8 +202,9 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Return the name of a new direct channel of this process.
 
         Only the first one of a process waits, for the connection. The channel lives as long as
-        the returned string and the running event loop do: keep that very object for as long as
-        the consumer lives.
+        the returned string: keep that very object for as long as the consumer lives. It may be used
+        on any event loop; when the running one is closed, the channel ends once nobody has read
+        it for ``expiry`` seconds.
 
         Args:
             prefix: The beginning of the name.

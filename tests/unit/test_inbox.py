@@ -5,22 +5,87 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from channels_mpx import NoListener
 from channels_mpx.testing import Broker
 from tests.helpers import eventually
-from tests.layers import QUICK
+from tests.layers import QUICK, reading
 
 
-async def test_channels_of_a_closed_loop_are_dropped() -> None:
-    """Their names may be held for ever; nobody can read there any more."""
+async def test_channels_of_a_closed_loop_end_when_nobody_reads_them() -> None:
+    """Their names may be held for ever; after `expiry` nobody is expected there any more."""
     layer = Broker().layer(**QUICK, expiry=0.2)
     mine = await layer.new_channel()
     name = await asyncio.to_thread(lambda: asyncio.run(layer.new_channel()))
     await eventually(lambda: layer.statistics().channels == 1)
     assert name != mine
+    await layer.aclose()
+
+
+async def test_channel_of_a_closed_loop_lives_where_somebody_reads() -> None:
+    """Another loop's consumer keeps it as if it had made it, and its memberships with it."""
+    layer = Broker().layer(**QUICK, expiry=1)
+    mine = await layer.new_channel()
+
+    async def make() -> str:
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        return name
+
+    name, other = [await asyncio.to_thread(lambda: asyncio.run(make())) for _ in range(2)]
+    async with reading(layer, name) as reader:
+        await eventually(lambda: layer.statistics().channels == 2)  # a tick has ended the other
+        mailbox = layer._mailboxes[name]
+        assert mailbox.loop is asyncio.get_running_loop()
+        await layer.group_send("room", {"type": "a"})
+        assert await reader == {"type": "a"}
+    dormant = await asyncio.to_thread(lambda: asyncio.run(layer.new_channel()))
+    await eventually(lambda: layer.statistics().channels == 2)  # and once more, unread
+    assert layer._mailboxes[name] is mailbox
+    assert mine
+    assert other != dormant
+    await layer.aclose()
+
+
+async def test_channel_of_a_loop_that_rests_lives() -> None:
+    """A loop that is not closed may run again, however long it rests."""
+    layer = Broker().layer(**QUICK, expiry=0.2)
+    mine, loop = await layer.new_channel(), asyncio.new_event_loop()
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.to_thread(loop.run_until_complete, work)
+
+    name = await run(layer.new_channel())
+    closed = await asyncio.to_thread(lambda: asyncio.run(layer.new_channel()))
+    await eventually(lambda: layer.statistics().channels == 2)  # that of the closed one has ended
+    await layer.send(name, {"type": "a"})
+    assert await run(layer.receive(name)) == {"type": "a"}
+    loop.close()
+    assert mine != closed
+    await layer.aclose()
+
+
+async def test_reader_that_died_with_its_loop_keeps_no_channel() -> None:
+    """Its loop was closed without ending it: it waits for ever, and is nobody."""
+    layer = Broker().layer(**QUICK, expiry=0.2)
+    mine, loop = await layer.new_channel(), asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # it complains of the task
+
+    async def begin() -> tuple[str, asyncio.Task[Any]]:
+        name = await layer.new_channel()
+        reader = asyncio.create_task(layer.receive(name))
+        await eventually(lambda: layer._mailboxes[name].is_awaited)
+        return name, reader
+
+    name, reader = await asyncio.to_thread(loop.run_until_complete, begin())
+    loop.close()
+    await eventually(lambda: layer.statistics().channels == 1)
+    assert mine != name
+    assert not reader.done()
     await layer.aclose()
 
 
