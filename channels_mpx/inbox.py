@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 import weakref
 from collections import deque
@@ -133,10 +134,9 @@ class DirectMailbox(Mailbox):
         if isinstance(item, Body) and item.address:
             self.bounce(item.address)
 
-    def addresses(self) -> list[bytes]:
-        """Return where the replies go of the requests that wait in it."""
-        bodies = (item for item in tuple(self.items or ()) if isinstance(item, Body))
-        return [body.address for body in bodies if body.address]
+    def messages(self) -> list[Item]:
+        """Return the messages that wait in it, without what was forced."""
+        return [item for item in tuple(self.items or ()) if item.arrived != math.inf]
 
 
 class Inbox:
@@ -312,9 +312,12 @@ class Inbox:
     def _drop(self, local: bytes) -> None:
         mailbox = self._by_local.pop(local)
         del self.mailboxes[mailbox.name]
-        self._intake.tally.delivered += mailbox.taken
-        for address in mailbox.addresses():
-            self.correlation.bounce(address, GONE)
+        tally = self._intake.tally
+        tally.delivered += mailbox.taken
+        for item in mailbox.messages():
+            tally.ended += 1
+            if isinstance(item, Body) and item.address:
+                self.correlation.bounce(item.address, GONE)
         self.dropped(mailbox)
 
     # Messages, on the reader

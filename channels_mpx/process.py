@@ -178,6 +178,7 @@ class Process:
             dropped={
                 "full": tally.full,
                 "expired": tally.expired,
+                "ended": tally.ended,
                 "malformed": tally.malformed,
                 "unknown": tally.unknown,
                 "late": tally.late,

@@ -71,13 +71,25 @@ class Counters:
 class Tally:
     """What became of the messages of one layer, or of one subscription."""
 
-    __slots__ = ("delivered", "dormant", "expired", "full", "late", "malformed", "sent", "unknown")
+    __slots__ = (
+        "delivered",
+        "dormant",
+        "ended",
+        "expired",
+        "full",
+        "late",
+        "malformed",
+        "sent",
+        "unknown",
+    )
 
     def __init__(self) -> None:
         #: Taken by consumers that are gone; of a subscription: by its callbacks or readers.
         self.delivered = 0
         #: How often a channel has left its groups because nobody read it.
         self.dormant = 0
+        #: Dropped because their channel ended while they waited.
+        self.ended = 0
         #: Dropped because nobody took it in time.
         self.expired = 0
         #: Dropped because the mailbox was full.
@@ -194,8 +206,8 @@ class LayerStatistics:
         sent: Messages that verbs were to send, by kind: ``group``, ``direct``, ``worker``, ``reply``
             (failures are replies too). Those whose verb raised afterwards are among them.
         delivered: Messages that consumers have taken.
-        dropped: Messages that no consumer took, by reason: ``full``, ``expired``, ``malformed``,
-            ``unknown`` (the channel is gone), ``late`` (a reply for which nobody waits any more).
+        dropped: Messages that no consumer took, by reason: ``full``, ``expired``, ``ended`` (the
+            channel ended while they waited), ``malformed``, ``unknown`` (the channel is gone), ``late`` (a reply for which nobody waits any more).
         lag: Seconds from sending to arrival here; None if nothing came in the last minute.
         subscriptions: The subscriptions of ``layer.multiplexer``; none of the numbers above has
             anything of them.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
+import pytest
+
 from channels_mpx import MultiplexedChannelLayer
+from channels_mpx.body import Body
 from tests.contract.conftest import MakeLayer
 from tests.helpers import eventually
 from tests.layers import reading, receive
@@ -38,9 +42,33 @@ async def test_direct_channel_counts_garbage_as_dropped_only(make_layer: MakeLay
         assert await receive(owner, channel) == {"type": "b"}
     numbers = owner.statistics()
     assert (numbers.delivered, numbers.waiting) == (4, 0)
-    assert numbers.dropped == {"full": 2, "expired": 0, "malformed": 5, "unknown": 0, "late": 0}
+    assert numbers.dropped == {
+        "full": 2, "expired": 0, "ended": 0, "malformed": 5, "unknown": 0, "late": 0,
+    }  # fmt: skip
     await owner.clean_channel(channel)
     assert accounted(owner) == 11
+
+
+@pytest.mark.parametrize("ends", ["name", "clean_channel", "aclose"])
+async def test_what_waits_in_a_channel_that_ends_is_counted(
+    make_layer: MakeLayer, ends: str
+) -> None:
+    """Nobody will ever get it: neither what was taken nor a notice is among it."""
+    owner, sender = await make_layer(on_disconnect="gap.opened"), await make_layer()
+    channel = await owner.new_channel()
+    for _ in range(3):
+        await sender.send(channel, {"type": "a"})
+    await eventually(lambda: owner.statistics().waiting == 3)
+    await receive(owner, channel)
+    owner._mailboxes[channel].force(Body.made(owner.codec, {"type": "gap.opened"}, math.inf))
+    if ends == "name":
+        del channel
+    elif ends == "clean_channel":
+        await owner.clean_channel(channel)
+    else:
+        await owner.aclose()
+    await eventually(lambda: owner.statistics().channels == 0)
+    assert (owner.statistics().delivered, owner.statistics().dropped["ended"]) == (1, 2)
 
 
 async def test_group_counts_garbage_once_and_delivers_it_to_nobody(make_layer: MakeLayer) -> None:
