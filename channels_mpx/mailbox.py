@@ -339,16 +339,26 @@ class Mailbox(WaitingRoom):
 
         Returns whether it fits now.
         """
-        if self.expiry is not math.inf:
-            self.expire(time.monotonic())
-            if self._fits(item.size):
-                return True
+        if self.expiry is not math.inf and self._shed_for(item.size):
+            return True
         if self._episode and self.policy is Overflow.CLOSE:
             return False
         has_room = self.policy is Overflow.DROP_OLDEST and self._drop_oldest(item.size)
         if not has_room:
             self._count_drop()
         return has_room
+
+    def _shed_for(self, size: int) -> bool:
+        """Drop what has expired, if anything has; return whether that makes room for ``size``."""
+        items, now = self.items, time.monotonic()
+        try:
+            age = now - items[0].arrived if items else 0.0
+        except IndexError:  # another thread has just taken the last one out
+            age = 0.0
+        if -math.inf < age <= self.expiry:  # the first that waits was not forced, and is good
+            return not items
+        self.expire(now)
+        return self._fits(size)
 
     def _drop_oldest(self, size: int) -> bool:
         """Drop the oldest until ``size`` more bytes fit; False if what is left must stay."""
