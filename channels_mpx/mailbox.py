@@ -164,9 +164,10 @@ class Mailbox(WaitingRoom):
         """
         if self._closed_by is not None:
             return
-        if self.items is None:
-            self.items = deque()
-        self.items.append(item)
+        items = self.items
+        if items is None:
+            items = self.items = deque()
+        items.append(item)
         if self._waiters:
             self._wake()
 
@@ -304,9 +305,9 @@ class Mailbox(WaitingRoom):
 
         Its size is the caller's business.
         """
-        while self.items:
+        while items := self.items:  # None as soon as another thread closes it
             try:
-                self.items.remove(item)
+                items.remove(item)
             except IndexError:  # another thread has put or taken one meanwhile
                 continue
             except ValueError:  # or this very one
@@ -316,9 +317,9 @@ class Mailbox(WaitingRoom):
 
     def _oldest(self) -> Item | None:
         """Return the oldest item that was not forced; None if there is none."""
-        while self.items:
+        while items := self.items:
             try:
-                return next((item for item in self.items if item.arrived != math.inf), None)
+                return next((item for item in items if item.arrived != math.inf), None)
             except RuntimeError:  # another thread has put or taken one meanwhile
                 continue
         return None
@@ -375,8 +376,8 @@ class Mailbox(WaitingRoom):
         return True
 
     def _fits(self, size: int) -> bool:
-        held = self.bytes_in - self.bytes_out
-        return not self.items or (len(self.items) < self.capacity and held + size <= self.max_bytes)
+        items, held = self.items, self.bytes_in - self.bytes_out
+        return not items or (len(items) < self.capacity and held + size <= self.max_bytes)
 
     def _count_drop(self) -> None:
         self.dropped += 1

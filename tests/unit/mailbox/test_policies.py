@@ -171,6 +171,33 @@ def test_expire_what_another_thread_drops(box: Mailbox, tally: Tally) -> None:
     assert (len(box), tally.expired) == (0, 2)
 
 
+class Closing(deque[Any]):
+    """A queue that another thread closes while we search it."""
+
+    box: Mailbox
+
+    def remove(self, item: Any) -> None:
+        self.box.close(KeyError("gone"))
+        raise IndexError("deque mutated during remove().")
+
+
+@pytest.mark.parametrize(
+    "search",
+    [lambda box: box.expire(time.monotonic()), Mailbox.clear, lambda box: box.put(Letter("d"))],
+    ids=["expire", "clear", "put"],
+)
+def test_search_what_another_thread_closes(
+    box: Mailbox, search: Callable[[Mailbox], object]
+) -> None:
+    """There is nothing to find any more, and no error for who searches."""
+    fill(box, *"abc")
+    age(box)
+    items = box.items = Closing(box.items or ())
+    items.box = box
+    search(box)
+    assert len(box) == 0
+
+
 def test_close_at_the_first_that_does_not_fit(
     make: Callable[..., Mailbox], tally: Tally, diary: Diary
 ) -> None:
