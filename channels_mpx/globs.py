@@ -32,7 +32,8 @@ def _read_class(pattern: bytes, at: int) -> tuple[bytes, int]:
     """Return what ``[...]`` means and where it ends, as Redis reads it.
 
     A range may stand backwards, a class may be empty (and then matches nothing), and one that is
-    not closed ends with the pattern (Redis source, ``stringmatchlen``).
+    not closed ends with the pattern (Redis source, ``stringmatchlen``). The ends of a range are of
+    C's type ``char``, which is signed on x86-64: 0x80 to 0xff stand before 0, not behind 0x7f.
     """
     is_negated = pattern[at : at + 1] == b"^"
     at += is_negated
@@ -42,8 +43,8 @@ def _read_class(pattern: bytes, at: int) -> tuple[bytes, int]:
             members.add(pattern[at + 1])
             at += 2
         elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
-            low, high = sorted((pattern[at], pattern[at + 2]))
-            members.update(range(low, high + 1))
+            low, high = sorted((_signed(pattern[at]), _signed(pattern[at + 2])))
+            members.update(char & 0xFF for char in range(low, high + 1))
             at += 3
         else:
             members.add(pattern[at])
@@ -52,3 +53,7 @@ def _read_class(pattern: bytes, at: int) -> tuple[bytes, int]:
         members = set(range(256)) - members
     listed = b"".join(b"\\x%02x" % member for member in sorted(members))
     return (b"[%b]" % listed if members else b"(?!)"), at + 1
+
+
+def _signed(char: int) -> int:
+    return char - 256 if char > 127 else char

@@ -42,6 +42,10 @@ ODD_GLOBS = [
     (b"[a&&b]", [b"a", b"&", b"b"], [b"c"]),
     (b"[a||b]", [b"|"], [b"c"]),
     (b"[a~~b]", [b"~"], [b"c"]),
+    (b"[m-\xff]", [b"\xff", b"\x00", b"a", b"m"], [b"n", b"\x80", b"\xfe"]),
+    (b"[\x80-m]", [b"\x80", b"\xff", b"\x00", b"m"], [b"n", b"\x7f"]),
+    (b"[\x80-\xff]", [b"\x80", b"\xc3", b"\xff"], [b"\x00", b"\x7f"]),
+    (b"[^\xff-b]", [b"c", b"\xfe"], [b"\xff", b"\x00", b"b"]),
 ]
 
 
