@@ -36,14 +36,18 @@ class _HealthView(View):  # type: ignore[misc, unused-ignore]
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         alias = self.layer or request.GET.get("layer", DEFAULT_CHANNEL_LAYER)
-        layer = channel_layers[alias] if alias in channel_layers else None
+        problem, status = "No layer of channels_mpx is configured under this alias.", 404
+        try:
+            layer = channel_layers[alias] if alias in channel_layers else None
+        except Exception:  # a backend may raise anything, and who asks may be a stranger
+            problem, status = "The settings of this layer are wrong; manage.py check says how.", 503
+            layer = None
         if isinstance(layer, MultiplexedChannelLayer):
             health = layer.health(self.patience)
             status = 200 if health.is_healthy else 503
             answer = JsonResponse({"layer": alias, **asdict(health)}, status=status)
         else:
-            problem = "No layer of channels_mpx is configured under this alias."
-            answer = JsonResponse({"is_healthy": False, "problems": [problem]}, status=404)
+            answer = JsonResponse({"is_healthy": False, "problems": [problem]}, status=status)
         answer["Cache-Control"] = "no-store"
         return answer
 
@@ -53,9 +57,9 @@ class SyncHealthView(_HealthView):
 
     The fields are ``layer``, the alias, and those of `Health`: ``is_healthy``, ``problems``,
     ``state``, ``since``, ``epoch``, ``wanted``, ``active``, ``ping_rtt``, ``probe_rtt``, ``lag``,
-    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not, and
-    404 if the alias is not configured or its layer is not ours; then there are only
-    ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
+    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not. It is
+    503 too if the alias has wrong settings, and 404 if the alias is not configured or its layer is
+    not ours; then there are only ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
     ``Cache-Control: no-store``.
 
     Neither Redis nor another process is asked, whatever state they are in, and nothing is
@@ -81,9 +85,9 @@ class HealthView(_HealthView):
 
     The fields are ``layer``, the alias, and those of `Health`: ``is_healthy``, ``problems``,
     ``state``, ``since``, ``epoch``, ``wanted``, ``active``, ``ping_rtt``, ``probe_rtt``, ``lag``,
-    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not, and
-    404 if the alias is not configured or its layer is not ours; then there are only
-    ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
+    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not. It is
+    503 too if the alias has wrong settings, and 404 if the alias is not configured or its layer is
+    not ours; then there are only ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
     ``Cache-Control: no-store``.
 
     Neither Redis nor another process is asked, whatever state they are in, and nothing is

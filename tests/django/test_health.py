@@ -107,6 +107,19 @@ async def test_methods_and_aliases(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["/health/", "/health/sync/"])
+@pytest.mark.parametrize("config", [{"hosts": [f"redis://:{SECRET}@h:port"]}, {"hots": SECRET}])
+async def test_alias_with_wrong_settings(url: str, config: dict[str, Any]) -> None:
+    """503, and nothing of the settings: whoever asks may be a stranger."""
+    wrong = {"BACKEND": "channels_mpx.MultiplexedChannelLayer", "CONFIG": config}
+    with override_settings(CHANNEL_LAYERS={"wrong": wrong, "gone": {"BACKEND": "no.such.Layer"}}):
+        for alias in ("wrong", "gone"):
+            status, content = await get(f"{url}?layer={alias}")
+            assert (status, content["is_healthy"]) == (503, False)
+            assert "manage.py check" in content["problems"][0]
+            assert SECRET not in str(content)
+
+
+@pytest.mark.parametrize("url", ["/health/", "/health/sync/"])
 async def test_csrf(url: str) -> None:
     """GET and HEAD need no token; the middleware is asked before the view whether POST has one."""
     client = AsyncClient(enforce_csrf_checks=True)
