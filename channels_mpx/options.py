@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import exceptions
+from .arguments import MOST_SECONDS
 from .names import Namespace
 
 __all__ = ["Host", "Options", "parse_host"]
@@ -253,11 +254,14 @@ Check = Callable[[str, Any], Any]
 
 
 def _number(least: float, whole: bool = False) -> Check:
+    what, most = ("a whole number", math.inf) if whole else ("a number of seconds", MOST_SECONDS)
+
     def check(name: str, value: Any) -> Any:
         is_number = isinstance(value, int if whole else (int, float))
         if isinstance(value, bool) or not is_number or not least <= value < math.inf:
-            what = "a whole number" if whole else "a number of seconds"
             raise _wrong(f"{name} must be {what}, at least {least}, not {value!r}")
+        if value > most:
+            raise _wrong(f"{name} must be {what}, at most {most}, not {value!r}")
         return value
 
     return check
@@ -291,6 +295,8 @@ def _capacities(name: str, value: Any) -> Any:
     for pattern, capacity in value.items():
         if not isinstance(pattern, (str, re.Pattern)):
             raise _wrong(f"{name}: {pattern!r} is neither a glob nor a compiled pattern")
+        if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, bytes):
+            raise _wrong(f"{name}: {pattern!r} is a pattern for bytes; names of channels are str")
         _number(1, whole=True)(f"{name}[{pattern!r}]", capacity)
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from decimal import Decimal
 from typing import Any
 
@@ -52,6 +53,13 @@ def test_seconds(value: float) -> None:
     for require in (require_deadline, require_timeout):
         assert require(value) == value
         assert type(require(value)) is float
+
+
+@pytest.mark.parametrize("value", [10**10, 1e300, 10**400], ids=["int", "float", "huge"])
+def test_deadline_is_at_most_a_lifetime(value: float) -> None:
+    """Python can wait so long, and no longer."""
+    assert require_deadline(value) == 10**9
+    assert threading.TIMEOUT_MAX > 3 * require_deadline(value)
 
 
 @pytest.mark.parametrize("value", [*NO_SECONDS, None, math.inf])

@@ -71,6 +71,7 @@ GOOD = [
     ("client_name", None, None),
     ("client_name", "site:web-1!", "site:web-1!"),
     *((name, least, least) for name, least in WHOLE.items()),
+    *((name, 10**9, 10**9) for name in SECONDS if name != "reconnect_delay"),
     *((name, 0.5, 0.5) for name in SECONDS if name != "reconnect_delay"),
     ("reconnect_delay", 0.001, 0.001),
 ]
@@ -83,6 +84,7 @@ BAD = [
     ("prefix", None, "None"),
     ("channel_capacity", [("a", 1)], "a dict of pattern and capacity, not list"),
     ("channel_capacity", {3: 1}, "3 is neither a glob nor a compiled pattern"),
+    ("channel_capacity", {re.compile(b"x"): 5}, "is a pattern for bytes; names of channels are str"),
     ("channel_capacity", {"a": 0}, r"\['a'\] must be a whole number, at least 1, not 0"),
     ("channel_capacity", {"a": "5"}, "whole number"),
     ("symmetric_encryption_keys", "secret", "a list of keys"),
@@ -99,6 +101,8 @@ BAD = [
       for value in (least - 1, 1e4, "5000", True, None)),
     *((name, value, "a number of seconds, at least") for name in SECONDS
       for value in (-1, "5", True, None, math.nan, math.inf, [5])),
+    *((name, value, "a number of seconds, at most 1000000000, not")
+      for name in SECONDS for value in (1_000_000_001, 8.4e9, 10**30)),
     *((name, 0, "at least 0.001, not 0") for name in SECONDS if name != "group_expiry"),
 ]  # fmt: skip
 
