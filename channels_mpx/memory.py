@@ -21,7 +21,7 @@ from typing import Any
 from . import exceptions
 from .globs import translate_glob
 from .names import Kind, Topic
-from .scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP, Script
+from .scripts import DEADLINE_DIGITS, LAST_DEADLINE, POP, PUSH, UNPOP, Script
 from .wire import Argument, Command, Link, Loss, Receiver
 
 __all__ = ["MemoryBroker", "MemoryDialer", "MemoryLink", "broker", "forget", "register"]
@@ -92,32 +92,39 @@ class MemoryBroker:
 
     def _push(
         self, key: bytes, bell: bytes, payload: bytes, capacity: int, wait: int, is_request: int
-    ) -> int:
-        queue, now = self.queues[key], _now()
+    ) -> list[int]:
+        queue, now, expired = self.queues[key], _now(), 0
         while queue and _deadline(queue[0]) < now:
             queue.popleft()
+            expired += 1
         if len(queue) >= capacity:
-            return -1
+            fresh = [entry for entry in queue if _deadline(entry) >= now]
+            expired += len(queue) - len(fresh)
+            queue = self.queues[key] = deque(fresh)
+            if len(queue) >= capacity:
+                return [-1, expired]
         heard = self.publish(bell, b"")
         if heard or not is_request:
-            queue.append(b"%0*d%b" % (DEADLINE_DIGITS, now + wait, payload))
+            deadline = min(now + wait, LAST_DEADLINE)
+            queue.append(b"%0*d%b" % (DEADLINE_DIGITS, deadline, payload))
         elif not queue:
             del self.queues[key]
-        return heard
+        return [heard, expired]
 
-    def _pop(self, key: bytes) -> bytes | None:
-        queue, now = self.queues.get(key), _now()
+    def _pop(self, key: bytes) -> list[Any]:
+        queue, now, expired = self.queues.get(key), _now(), 0
         while queue:
             entry = queue.popleft()
             if not queue:
                 del self.queues[key]
             if _deadline(entry) >= now:
-                return entry
-        return None
+                return [entry, expired]
+            expired += 1
+        return [None, expired]
 
     def _unpop(self, key: bytes, bell: bytes, entry: bytes) -> int:
         if _deadline(entry) <= _now():
-            return 0
+            return -1
         self.queues[key].appendleft(entry)
         return self.publish(bell, b"")
 

@@ -13,6 +13,9 @@ from typing import Final
 #: Digits in front of a queue's entries: its deadline in milliseconds since 1970.
 DEADLINE_DIGITS: Final = 13
 
+#: The last deadline that fits.
+LAST_DEADLINE: Final = 10**DEADLINE_DIGITS - 1
+
 
 class Script:
     """A script and the digest that Redis knows it by once it has run."""

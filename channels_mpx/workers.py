@@ -193,12 +193,16 @@ class Workers:
         """
         names, milliseconds = self.hub.names, max(1, round(expiry * 1000))
         arguments = (names.bell(channel), payload, capacity, milliseconds, int(is_request))
-        heard: int = await self.hub.run(PUSH, (names.queue(channel),), arguments)
+        heard: int
+        heard, expired = await self.hub.run(PUSH, (names.queue(channel),), arguments)
+        self._intake.tally.expired += expired
         return heard
 
     async def pop(self, channel: str) -> bytes | None:
         """Take the oldest entry from a queue; None if there is none."""
-        entry: bytes | None = await self.hub.run(POP, (self.hub.names.queue(channel),), ())
+        entry: bytes | None
+        entry, expired = await self.hub.run(POP, (self.hub.names.queue(channel),), ())
+        self._intake.tally.expired += expired
         return entry
 
     async def open(self, channel: str, loop: asyncio.AbstractEventLoop) -> Queue:
@@ -226,7 +230,9 @@ class Workers:
 
         async def unpop() -> None:
             try:
-                await self.hub.run(UNPOP, (names.queue(channel),), (names.bell(channel), job.entry))
+                arguments = (names.bell(channel), job.entry)
+                if await self.hub.run(UNPOP, (names.queue(channel),), arguments) < 0:
+                    self._intake.tally.expired += 1
             except exceptions.LinkError as error:
                 self._intake.tally.unknown += 1
                 logger.warning("! a message for %s could not be given back: %s", channel, error)

@@ -270,7 +270,7 @@ class Broker(MemoryBroker):
 
     def _push(
         self, key: bytes, bell: bytes, payload: bytes, capacity: int, wait: int, is_request: int
-    ) -> int:
+    ) -> list[int]:
         self._note(key, payload)
         return super()._push(key, bell, payload, capacity, wait, is_request)
 

@@ -253,3 +253,52 @@ async def test_runworker_serves_consumers(
             process.terminate()
         _, errors = await process.communicate()
     assert b"Traceback" not in errors, errors.decode()
+
+
+def fill(server: RedisServer, expired: range, size: int) -> None:
+    """Put entries into the queue ``work``, of which some have expired."""
+    for number in range(size):
+        deadline = "0000000000001" if number in expired else "9999999999999"
+        server.command("RPUSH", "mpx:queue:work", f"{deadline}entry {number}")
+
+
+async def test_expired_entries_of_a_long_queue_make_room(redis_server: RedisServer) -> None:
+    """A sender looks at a part of a long queue only, each time at another one."""
+    fill(redis_server, range(700, 720), 1500)
+    async with open_layer(redis_server, capacity=1500) as layer:
+
+        async def has_room() -> bool:
+            with contextlib.suppress(ChannelFull):
+                await layer.send("work", {"type": "a"})
+                return True
+            return False
+
+        await eventually(has_room, 30)
+        assert 1 <= layer.statistics().dropped["expired"] <= 20
+        entries = redis_server.command("LRANGE", "mpx:queue:work", 0, 1499)
+        assert len(entries) == 1501 - layer.statistics().dropped["expired"]
+        fresh = [entry for entry in entries if b"9entry" in entry.encode()]
+        assert len(fresh) == 1480
+
+
+async def test_sender_that_may_not_remove_is_told_that_the_queue_is_full(
+    make_redis: Callable[..., RedisServer],
+) -> None:
+    """An ACL that was written for an earlier version costs the room, and nothing else."""
+    server = make_redis(users=["old on >secret ~* &* +@all -lset -lrem"])
+    fill(server, range(1, 2), 3)
+    url = server.url_for("old", "secret")
+    async with open_layer([url], capacity=3) as old, open_layer(server, capacity=3) as new:
+        with pytest.raises(ChannelFull):
+            await old.send("work", {"type": "a"})
+        await new.send("work", {"type": "a"})
+        assert old.statistics().dropped["expired"] == 0
+        assert new.statistics().dropped["expired"] == 1
+
+
+async def test_deadline_keeps_its_digits(layer: MultiplexedChannelLayer) -> None:
+    """However long a message may wait, its entry can be read."""
+    push, payload = layer._process.workers.push, b"payload"
+    await layer._hub.call(push, "work", payload, 10, 1e11)
+    entry = await layer._hub.call(layer._process.workers.pop, "work")
+    assert entry == b"9999999999999payload"
