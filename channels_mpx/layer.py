@@ -263,19 +263,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             if process == self._hub.process:
                 raise exceptions.UnknownChannel(channel=channel)
             raise exceptions.ForeignChannel(channel=channel)
-        workers = self._process.workers
-        while True:
-            loop = asyncio.get_running_loop()
-            queue = await self._hub.call(workers.open, channel, loop, receiving=True)
-            self._hub.post(queue.ask, receiving=True)
-            try:
-                job = await queue.mailbox.get()
-            except BaseException:  # cancellation too: nothing may be popped for who has gone
-                self._hub.tell(queue.withdraw)
-                raise
-            message = workers.read(job, queue)
-            if message is not None:
-                return message
+        return await self._process.workers.receive(channel)
 
     async def clean_channel(self, channel: str) -> None:
         """End a direct channel of this process at once, with its memberships and what waits there.

@@ -115,7 +115,7 @@ class Process:
         self.intake.noticed = self._noticed
         self.groups = Groups(hub, self.intake)
         self.inbox = Inbox(hub, self.intake, self._make_direct_mailbox)
-        self.workers = Workers(hub, self.intake, self._make_mailbox)
+        self.workers = Workers(hub, self.intake)
         #: The subscriptions of consumers and of `MultiplexedChannelLayer.multiplexer`.
         self.registry = Registry()
         self.registry.announce = lambda event, **details: self.announce(event, **details)
@@ -262,14 +262,13 @@ class Process:
         """See `Listener.tick`: let go of what nobody has read for too long."""
         expiry, group_expiry = self._hub.options.expiry, self._hub.options.group_expiry
         self.inbox.reap(expiry, max(expiry, group_expiry))
-        self.workers.reap(expiry)
+        self.workers.tick()
         self.registry.tick()
 
     def loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
         """See `Listener.loop_ended`: its consumers are gone, and channels that nobody holds."""
         self.inbox.sweep()
         self.inbox.forget_loop(loop)
-        self.workers.forget_loop(loop)
         is_outlived = self.registry.loop_ended(loop)
         return is_outlived or self.is_awaited()
 
@@ -333,10 +332,6 @@ class Process:
             self._tally,
             self,
         )
-
-    def _make_mailbox(self, channel: str) -> Mailbox:
-        """Make the mailbox behind a worker channel; Redis keeps the bounds of its queue."""
-        return Mailbox(channel, 2**31, 2**62, self._hub.options.expiry, self._tally, self)
 
     def overflowed(self, mailbox: Mailbox) -> None:
         """See `Observer.overflowed`."""

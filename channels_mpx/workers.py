@@ -9,39 +9,42 @@ away before it gets the message, the message goes back to the head of the list.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Coroutine
 from typing import Any
 
 from . import exceptions
 from .envelope import Form
 from .hub import Hub
 from .intake import Intake
-from .mailbox import Item, Mailbox
 from .names import Kind, Topic
 from .scripts import DEADLINE_DIGITS, POP, PUSH, UNPOP
 from .serializers import Message
 from .wire import PASSING
 
-__all__ = ["Job", "Queue", "Workers"]
+__all__ = ["Job", "Queue", "Reader", "Workers"]
 
 logger = logging.getLogger("channels_mpx.layer")
 
 #: Seconds before a queue is asked again whose server could not answer until a command's deadline.
 PAUSE = 1.0
 
+#: Seconds for which a queue is kept after its last reader has ended: the next may just be coming.
+LINGER = 0.1
+
 
 class Job:
     """What a reader of a worker channel gets: an entry of the queue, or why there is none."""
 
-    __slots__ = ("arrived", "entry", "error", "size")
+    __slots__ = ("entry", "error")
 
     def __init__(self, entry: bytes = b"", error: Exception | None = None) -> None:
-        self.arrived = time.monotonic()
         self.entry = entry
         self.error = error
-        self.size = len(entry)
 
     @property
     def payload(self) -> bytes:
@@ -49,46 +52,116 @@ class Job:
         return self.entry[DEADLINE_DIGITS:]
 
 
+class Reader:
+    """Somebody who waits for one message of a worker channel; it ends with its event loop.
+
+    Made on its own loop; `give` is for the home loop, all else for the reader's own.
+
+    Attributes:
+        job: What it was given.
+        queue: Where it waits, as soon as it does.
+    """
+
+    __slots__ = ("_waiter", "job", "loop", "queue", "task")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.task = asyncio.current_task()
+        self.job: Job | None = None
+        self.queue: Queue | None = None
+        self._waiter: asyncio.Future[None] = self.loop.create_future()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether its loop was closed; one that is only stopped may run again."""
+        return self.loop.is_closed()
+
+    def give(self, job: Job) -> bool:
+        """Hand a job over; return whether there is still a loop to take it."""
+        self.job = job
+        if self.loop is asyncio._get_running_loop():
+            self._release()
+            return True
+        try:
+            self.loop.call_soon_threadsafe(self._release)
+        except RuntimeError:  # the loop is closed
+            self.job = None
+            return False
+        return True
+
+    async def wait(self) -> Job:
+        """Return the job, waiting for it."""
+        await self._waiter
+        assert self.job is not None
+        return self.job
+
+    def _release(self) -> None:
+        if not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 class Queue:
     """One worker channel as this process sees it; subscribed to its bell.
 
     Attributes:
-        mailbox: Where popped entries wait for the reader for whom they were popped.
-        demand: How many readers wait for whom nothing was popped yet.
-        loop: Where the last reader runs; None if that loop has ended.
+        taken: Messages that readers got.
     """
 
-    loop: asyncio.AbstractEventLoop | None = None
-
-    def __init__(self, workers: Workers, channel: str, mailbox: Mailbox) -> None:
+    def __init__(self, workers: Workers, channel: str) -> None:
         self._workers = workers
         self.channel = channel
-        self.mailbox = mailbox
         self.topic = Topic(Kind.CHANNEL, workers.hub.names.bell(channel))
-        self.demand = 0
-        self._is_popping = False
+        self.taken = 0
+        #: Those for whom nothing was popped yet.
+        self._waiting: deque[Reader] = deque()
+        #: Those who were given a job, until they have taken it.
+        self._given: set[Reader] = set()
+        #: Tasks that have received here and live; they may be at work, and come again.
+        self._tasks: set[asyncio.Task[Any]] = set()
+        #: How many have gone off with a message whose task ended with `receive`.
+        self._at_work = 0
+        self._last_taken = -math.inf
+        self._popper: asyncio.Task[None] | None = None
+        #: The home on which a timer is about to look for readers.
+        self._lingering: asyncio.AbstractEventLoop | None = None
         self._has_rung = False
         self._is_active = False
 
     def __repr__(self) -> str:
-        return f"<Queue {self.channel} demand={self.demand} waiting={len(self.mailbox)}>"
+        return f"<Queue {self.channel} demand={len(self._waiting)} waiting={len(self._given)}>"
+
+    @property
+    def demand(self) -> int:
+        """How many readers wait for whom nothing was popped yet."""
+        self._bury()
+        return len(self._waiting)
+
+    # Popping
 
     def pump(self) -> None:
-        """Pop if somebody waits and nobody pops yet."""
-        if self.demand > 0 and self._is_active and not self._is_popping:
-            self._is_popping = True
-            self._workers.start(self._pop())
+        """Pop if somebody waits and nobody pops yet on this loop."""
+        if not self._is_active or not self.demand:
+            return
+        popper = self._popper
+        if popper is not None and popper.get_loop() is not asyncio.get_running_loop():
+            # Its home ended without ending it: what it may have popped went with the connection.
+            logger.info("popping from %s: %s", self.channel, "its event loop ended")
+            popper = None
+        if popper is None:
+            self._popper = self._workers.start(self._pop())
 
     async def _pop(self) -> None:
         """Pop until nobody waits or nothing is there."""
         try:
-            while self.demand > 0 and self._is_active:
+            while self._is_active and self.demand:
                 self._has_rung = False
                 entry = await self._workers.pop(self.channel)
                 if entry is not None:
-                    self._hand_over(Job(entry))
+                    self._workers.hub.tell(self._hand_over, Job(entry))
                 elif not self._has_rung:
                     return
+                if self._popper is not asyncio.current_task():
+                    return  # this loop stood still, and home is elsewhere now
         except exceptions.CommandRefused as error:
             if error.code in PASSING:
                 # Scripts are tried again until their deadline, but a reader has none.
@@ -99,32 +172,113 @@ class Queue:
             # A message may have been popped and lost with the link: at most once.
             logger.info("popping from %s: %s", self.channel, error)
         finally:
-            self._is_popping = False
+            if self._popper is asyncio.current_task():
+                self._popper = None
+
+    @property
+    def _is_popping(self) -> bool:
+        return self._popper is not None
+
+    def _bury(self) -> None:
+        """Let go of those in front whose loops were closed."""
+        while self._waiting and self._waiting[0].is_dead:
+            self._waiting.popleft()
 
     def _hand_over(self, job: Job) -> None:
-        if self.demand > 0 and self.mailbox.put(job):
-            self.demand -= 1
-        elif job.error is None:
+        while self._waiting:
+            reader = self._waiting.popleft()
+            self._given.add(reader)
+            if reader.give(job):
+                return
+            self._given.discard(reader)
+        if job.error is None:
             self._workers.give_back(self.channel, job)
 
     def _fail(self, error: Exception) -> None:
-        for _ in range(self.demand):
+        while self._waiting:
             self._hand_over(Job(error=error))
 
-    def ask(self) -> None:
-        """Somebody waits for a message: the mailbox will get one."""
-        self.demand += 1
+    # Readers
+
+    def ask(self, reader: Reader) -> None:
+        """Somebody waits for a message, and will be given one."""
+        if self._at_work and reader.task not in self._tasks:
+            self._at_work -= 1
+        reader.queue = self
+        self._waiting.append(reader)
         self.pump()
 
-    def withdraw(self) -> None:
-        """One reader has gone away without a message."""
-        if self.demand > 0:
-            self.demand -= 1
+    def withdraw(self, reader: Reader) -> None:
+        """A reader has gone away without a message."""
+        if reader in self._given:
+            self._given.discard(reader)
+            if reader.job is not None and reader.job.error is None:
+                self._workers.give_back(self.channel, reader.job)
+        else:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(reader)
+        self._linger()
+
+    def took(self, reader: Reader) -> None:
+        """A reader has its job; on the reader's loop. Its task is at work now."""
+        self._given.discard(reader)
+        self._last_taken = time.monotonic()
+        task = reader.task
+        if task is None or task not in self._tasks:
+            reader.loop.call_soon(self._goes_off, task)
+
+    def _goes_off(self, task: asyncio.Task[Any] | None) -> None:
+        """On the reader's loop, after its task has gone on, or ended with ``receive``."""
+        if task is None or task.done():
+            # Somebody awaited `receive` in a task of its own: nobody can tell where it works now.
+            self._workers.hub.tell(self._went_off)
+        elif task not in self._tasks:
+            self._tasks.add(task)
+            task.add_done_callback(self._task_ended)
+
+    def _went_off(self) -> None:
+        self._at_work += 1
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._workers.hub.tell(self._linger)
+
+    # Leaving
+
+    def is_attended(self, expiry: float) -> bool:
+        """Tell whether anybody reads, or is at work, for ``expiry`` seconds at most."""
+        if self._waiting or self._given:
+            return True
+        if time.monotonic() - self._last_taken > expiry:
+            self._at_work = 0
+            return False
+        return self._at_work > 0 or bool(self._tasks)
+
+    def sweep(self) -> None:
+        """Take back what was given to those whose loops were closed, and forget them."""
+        self._waiting = deque(reader for reader in self._waiting if not reader.is_dead)
+        for reader in tuple(self._given):
+            if reader.is_dead:
+                self._given.discard(reader)
+                if reader.job is not None and reader.job.error is None:
+                    self._workers.give_back(self.channel, reader.job)
+        self._tasks = {task for task in tuple(self._tasks) if not task.get_loop().is_closed()}
+
+    def _linger(self) -> None:
+        """See soon whether that was the last reader: a request must not wait for nobody."""
+        life = self._workers.hub.life
+        if self._waiting or life is None or life.loop is self._lingering:
             return
-        job = self.mailbox.take()
-        if isinstance(job, Job) and job.error is None:
-            self.mailbox.taken -= 1
-            self._workers.give_back(self.channel, job)
+        if life.loop is asyncio._get_running_loop():
+            self._lingering = life.loop
+            life.loop.call_later(LINGER, self._leave)
+
+    def _leave(self) -> None:
+        self._lingering = None
+        self.sweep()
+        self._workers.leave(self)
+
+    # As a subscriber
 
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
         """See `Subscriber.deliver`: the bell. What it carries means nothing."""
@@ -145,6 +299,10 @@ class Queue:
         self._is_active = False
         self._fail(error)
 
+    def close(self, error: Exception) -> None:
+        """Tell whoever waits that there will be nothing."""
+        self._fail(error)
+
 
 class Workers:
     """The worker channels that somebody in this process reads, and sending to any.
@@ -154,15 +312,16 @@ class Workers:
     Args:
         hub: The connection.
         intake: Reads what arrives.
-        make_mailbox: Makes the mailbox for a channel's name.
     """
 
-    def __init__(self, hub: Hub, intake: Intake, make_mailbox: Callable[[str], Mailbox]) -> None:
+    def __init__(self, hub: Hub, intake: Intake) -> None:
         self.hub = hub
         self._intake = intake
-        self._make_mailbox = make_mailbox
         self._queues: dict[str, Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What is to be given back, and what is just given back, and where.
+        self._returns: deque[tuple[str, Job]] = deque()
+        self._returning: tuple[str, asyncio.AbstractEventLoop] | None = None
 
     def __repr__(self) -> str:
         return f"<Workers {self._queues}>"
@@ -205,94 +364,144 @@ class Workers:
         self._intake.tally.expired += expired
         return entry
 
-    async def open(self, channel: str, loop: asyncio.AbstractEventLoop) -> Queue:
-        """Return the queue of a channel, listening to its bell.
-
-        Args:
-            channel: The worker channel.
-            loop: Where its reader runs.
+    async def open(self, channel: str) -> None:
+        """Listen to the bell of a channel.
 
         Raises:
             LinkError: This process has never been connected, and cannot be.
         """
-        queue = self._queues.get(channel)
-        if queue is None:
-            queue = self._queues[channel] = Queue(self, channel, self._make_mailbox(channel))
-        queue.loop = loop
-        self.hub.want(queue.topic, queue)
+        queue = self._queue(channel)
         if not self.hub.has_been_linked:
             await self.hub.join(queue.topic, queue)
+
+    def _queue(self, channel: str) -> Queue:
+        queue = self._queues.get(channel)
+        if queue is None:
+            queue = self._queues[channel] = Queue(self, channel)
+        self.hub.want(queue.topic, queue)
         return queue
 
     def give_back(self, channel: str, job: Job) -> None:
         """Put an entry back to the head of its queue, in the background."""
-        names = self.hub.names
+        self._returns.append((channel, job))
+        self._give_back_all()
 
-        async def unpop() -> None:
+    def _give_back_all(self) -> None:
+        """Begin, unless it is under way here; without a home the next one does it."""
+        life = self.hub.life
+        if life is None or life.loop is not asyncio._get_running_loop():
+            return
+        if self._returning is not None and self._returning[1] is not life.loop:
+            channel, self._returning = self._returning[0], None
+            self._count_lost(channel, "its event loop ended")
+        if self._returns and self._returning is None:
+            self._returning = ("", life.loop)
+            self.start(self._return(life.loop))
+
+    async def _return(self, loop: asyncio.AbstractEventLoop) -> None:
+        names = self.hub.names
+        while self._returns:
+            channel, job = self._returns.popleft()
+            self._returning = mine = (channel, loop)
+            arguments = (names.bell(channel), job.entry)
+            reason: object = None
             try:
-                arguments = (names.bell(channel), job.entry)
                 if await self.hub.run(UNPOP, (names.queue(channel),), arguments) < 0:
                     self._intake.tally.expired += 1
             except exceptions.LinkError as error:
-                self._intake.tally.unknown += 1
-                logger.warning("! a message for %s could not be given back: %s", channel, error)
+                reason = error
+            except asyncio.CancelledError:
+                reason = "its event loop ended"
+                raise
+            finally:
+                if self._returning is mine:
+                    self._returning = None
+                    if reason is not None:
+                        self._count_lost(channel, reason)
 
-        self.start(unpop())
+    def _count_lost(self, channel: str, reason: object) -> None:
+        self._intake.tally.unknown += 1
+        logger.warning("! a message for %s could not be given back: %s", channel, reason)
 
-    def reap(self, expiry: float) -> None:
-        """Unsubscribe from the bells that nobody has listened to for ``expiry`` seconds."""
-        now = time.monotonic()
+    def tick(self) -> None:
+        """Take back what the dead were given, and leave the queues that nobody reads any more.
+
+        One that may be at work has ``expiry`` seconds to come again.
+        """
         for queue in tuple(self._queues.values()):
-            mailbox = queue.mailbox
-            if not queue.demand and not len(mailbox) and mailbox.idle(now) > expiry:
-                self._forget(queue)
+            queue.sweep()
+            self.leave(queue)
+        self._give_back_all()
+
+    def leave(self, queue: Queue) -> None:
+        """Stop listening to a queue that nobody attends."""
+        is_here = self._queues.get(queue.channel) is queue
+        if is_here and not queue.is_attended(self.hub.options.expiry):
+            self._forget(queue)
 
     @property
     def taken(self) -> int:
         """How many messages the readers of the present queues have got."""
-        return sum(queue.mailbox.taken for queue in tuple(self._queues.values()))
+        return sum(queue.taken for queue in tuple(self._queues.values()))
 
     def is_awaited(self) -> bool:
         """Tell whether anybody reads from any queue: waits, or works on what it has got."""
-        return any(queue.loop is not None for queue in tuple(self._queues.values()))
-
-    def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Note that the readers on a loop have ended with it."""
-        for queue in tuple(self._queues.values()):
-            if queue.loop is loop:
-                queue.loop = None
+        expiry = self.hub.options.expiry
+        return any(queue.is_attended(expiry) for queue in tuple(self._queues.values()))
 
     def drop_all(self, error: Exception) -> None:
         """Stop listening to any queue; whoever waits gets ``error``."""
         for queue in tuple(self._queues.values()):
             self._forget(queue)
-            queue.demand = 0
-            queue.mailbox.close(error)
+            queue.close(error)
 
     def _forget(self, queue: Queue) -> None:
         del self._queues[queue.channel]
-        self._intake.tally.delivered += queue.mailbox.taken
+        self._intake.tally.delivered += queue.taken
         self.hub.leave(queue.topic, queue)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine in the background, and keep it from being collected."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    def read(self, job: Item, queue: Queue) -> Message | None:
-        """Return the message in a job that was taken from a queue's mailbox; None if it is garbage.
+    async def receive(self, channel: str) -> Message:
+        """Return the next message of a worker channel, waiting for it. On any loop.
 
         Raises:
-            CommandRefused: There is no message, and there will be none.
+            ClosedError, CommandRefused: There is no message, and there will be none.
+            LinkError: This process has never been connected, and cannot be.
         """
-        assert isinstance(job, Job)
-        message = self._open(job, queue.channel) if job.error is None else None
-        if message is None:
-            queue.mailbox.taken -= 1  # nobody gets anything
-        if job.error is not None:
-            raise job.error
-        return message
+        while True:
+            await self.hub.call(self.open, channel, receiving=True)
+            reader = Reader()
+            self.hub.post(self._ask, channel, reader, receiving=True)
+            try:
+                job = await reader.wait()
+            except BaseException:  # cancellation too: nothing may be popped for who has gone
+                self.hub.tell(self._withdraw, reader)
+                raise
+            queue = reader.queue
+            assert queue is not None
+            queue.took(reader)
+            if job.error is not None:
+                raise job.error
+            message = self._open(job, channel)
+            if message is not None:
+                if self._queues.get(channel) is queue:
+                    queue.taken += 1
+                else:
+                    self._intake.tally.delivered += 1
+                return message
+
+    def _ask(self, channel: str, reader: Reader) -> None:
+        self._queue(channel).ask(reader)
+
+    def _withdraw(self, reader: Reader) -> None:
+        if reader.queue is not None:  # else it asked on a loop that has ended meanwhile
+            reader.queue.withdraw(reader)
 
     def _open(self, job: Job, channel: str) -> Message | None:
         name = self.hub.names.queue(channel)

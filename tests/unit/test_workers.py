@@ -94,13 +94,14 @@ async def test_reader_that_leaves_with_an_error_gives_nothing_back() -> None:
     """There is no message behind an error."""
     layer = Broker().layer(**QUICK)
     await layer.new_channel()
-    queue = await layer._process.workers.open("work", asyncio.get_running_loop())
-    queue.ask()
+    await layer._process.workers.open("work")
+    queue, reader = layer._process.workers._queues["work"], workers.Reader()
+    queue.ask(reader)
     queue.refused(queue.topic, CommandRefused(address="", command="", text="NOPERM"))
-    queue.withdraw()
-    queue.withdraw()
+    queue.withdraw(reader)
+    queue.withdraw(reader)
     assert queue.demand == 0
-    assert len(queue.mailbox) == 0
+    assert not layer._process.workers._returns
     await layer.aclose()
 
 
