@@ -26,9 +26,7 @@ MakeRedis = Callable[..., RedisServer]
 #: CLIENT SETINFO (Redis 7.2) is redis-py's, which lives without it.
 CONNECTION_COMMANDS = "+ping +role +client|setname"
 MESSAGE_COMMANDS = "+publish +subscribe +unsubscribe"
-WORKER_COMMANDS = (
-    "+eval +evalsha +time +lpop +lpush +rpush +lindex +llen +pexpire +pttl +scan +unlink"
-)
+WORKER_COMMANDS = "+eval +evalsha +time +lpop +lpush +rpush +lindex +lset +lrem +llen +pexpire +pttl +scan +unlink"
 MINIMAL = f"{CONNECTION_COMMANDS} {MESSAGE_COMMANDS} {WORKER_COMMANDS}"
 
 
@@ -37,6 +35,11 @@ async def exercise(layer: MultiplexedChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     await layer.group_send("room", {"type": "group"})
+    # A queue with room for two, in which one has expired behind one that has not.
+    push = layer._process.workers.push
+    for seconds in (60, 0.001, 60):
+        await layer._hub.call(push, "full", b"", 2, seconds)
+        await asyncio.sleep(0.01)
     await layer.send(channel, {"type": "direct"})
     assert [(await receive(layer, channel))["type"] for _ in range(2)] == ["group", "direct"]
     for number in range(2):  # the second time by the digest of the script
