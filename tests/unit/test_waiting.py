@@ -72,18 +72,6 @@ async def test_first_waiter_here(room: WaitingRoom) -> None:
         assert room.is_awaited
 
 
-async def test_awaited_on_which_loops(room: WaitingRoom) -> None:
-    """Some want to know whether others wait."""
-    here = asyncio.get_running_loop()
-    assert not room.is_awaited_outside(None)
-    enter(room)
-    assert room.is_awaited_outside(None)
-    assert not room.is_awaited_outside(here)
-    with other_loop() as loop:
-        room._waiters.append(loop.create_future())
-        assert room.is_awaited_outside(here)
-
-
 async def test_wake_from_another_thread(room: WaitingRoom) -> None:
     """The loop is told, and the waiter looks there."""
     waiter = enter(room)
