@@ -19,7 +19,7 @@
     │   ├── EncodingError (TypeError)            the sender's doing: a value has no wire form
     │   └── DecodingError (ValueError)           the wire's doing: bytes are not a message
     ├── LinkError (ConnectionError)              Redis could not be spoken to
-    │   ├── LinkRefused                          Redis answers, and does not want us as we are
+    │   ├── LinkRefused                          one side does not accept the other; waiting is no help
     │   ├── LinkUnavailable (TimeoutError)       no link before the deadline; nothing was sent
     │   ├── NotConfirmed (TimeoutError)          no answer before the deadline
     │   ├── LinkLost                             lost while waiting; it may have been carried out
@@ -179,7 +179,8 @@ class NoListener(ChannelError):
 class NotAGroupMember(ChannelError):
     """The worker channel {channel!r} cannot be in a group: its messages go to exactly one reader.
     Let the consumer that the message is for join the group with its own channel_name, or send to
-    the worker channel directly with send()."""
+    the worker channel directly with send(). A test makes itself a channel that can be a member with
+    `await layer.new_channel()`."""
 
 
 class MessageError(MPXError):
@@ -201,7 +202,7 @@ class LinkError(MPXError, ConnectionError):
 
 
 class LinkRefused(LinkError):
-    """Redis at {address} does not accept this process: {reason}"""
+    """Redis at {address} cannot be used: {reason}"""
 
     address: str
     reason: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import parse_qs, urlsplit
 
-from .options import Host
+from .hosts import Host
 
 __all__ = ["has_password", "has_password_in_url", "has_tls", "is_remote"]
 

@@ -28,6 +28,7 @@ from .serializers import Message, find_serializer
 from .signals import Herald
 from .statistics import LayerStatistics
 from .sync import SyncVerbs
+from .tracebacks import without_frames
 
 __all__ = ["MultiplexedChannelLayer"]
 
@@ -67,14 +68,19 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     )
 
     def __init__(self, **config: Any) -> None:
-        self.options = options = Options.parse(config)
+        try:
+            self.options = options = Options.parse(config)
+            serializer = find_serializer(options.serializer_format)
+            #: Turns messages into bytes and back.
+            self.codec = Codec(serializer, options.symmetric_encryption_keys)
+            self._hub = hub = Hub(options, project_name())
+        except exceptions.ConfigurationError as error:
+            raise without_frames(error)  # noqa: B904  (the very error)
+        finally:
+            del config  # there are passwords in it, and a traceback shows what a frame holds
         super().__init__(options.expiry, options.capacity)
         self.channel_capacity = self.compile_capacities(options.channel_capacity)
         self.group_expiry = options.group_expiry
-        #: Turns messages into bytes and back.
-        serializer = find_serializer(options.serializer_format)
-        self.codec = Codec(serializer, options.symmetric_encryption_keys)
-        self._hub = hub = Hub(options, project_name())
         self._hold = hub.hold()
         # What the connection's own thread reaches must not keep the layer: it ends when it is
         # collected.
@@ -88,7 +94,8 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._begin()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._hub.address} {self._hub.state}>"
+        hub = self.__dict__.get("_hub")  # none while it is being made: a traceback may show it
+        return f"<{type(self).__name__} {hub.address} {hub.state}>" if hub else "<no layer yet>"
 
     def _begin(self) -> None:
         """Set the state of a process in which nothing has happened yet."""

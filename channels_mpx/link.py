@@ -11,6 +11,7 @@ and the newest redis-py that we support.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,8 +24,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from . import exceptions
-from .options import Host
+from .host_arguments import find_file_problem
+from .hosts import Arguments, Host
+from .reasons import Attempt, Stage, chain, find_certificate_problem, find_obstacle
 from .resp import RedisLink
+from .tracebacks import origin, without_frames
 from .wire import PASSING, Link, Receiver
 
 #: Seconds that the other sentinels have to contradict the first that has named a master.
@@ -49,13 +53,17 @@ _POOL_ARGUMENTS = (
     "max_connections",
     "timeout",
     "queue_class",
-    "connection_class",
     "auto_close_connection_pool",
 )
+
+#: What a dict in ``hosts`` may have besides the arguments of a connection.
+_FORMS = {"address", "unix_socket_path", "ssl", "sentinels", "master_name", "sentinel_kwargs"}
 
 
 class RedisDialer:
     """Makes links to one Redis server.
+
+    No error leaves with frames in which redis-py, or this class, holds a password.
 
     Args:
         host: Where, in any of the forms of the setting ``hosts``.
@@ -67,21 +75,13 @@ class RedisDialer:
     """
 
     def __init__(self, host: Host, client_name: str, timeout: float) -> None:
-        self._host = host
         self._timeout = timeout
-        self._sentinel = dict(host.sentinel)
-        self._arguments = dict(host.arguments)
+        self._sentinel = Arguments(host.sentinel)
+        problem: str | None = None
         try:
-            if host.url is not None:
-                self._arguments = {**redis_connection.parse_url(host.url), **self._arguments}
-            self._class = self._choose_class()
-            for name in _POOL_ARGUMENTS:
-                self._arguments.pop(name, None)
-            if self._class is redis_connection.SSLConnection:
-                _check_host_name(self._arguments)
+            self._arguments, self._class = _prepare(host)
             self._arguments |= {
                 "protocol": 3,
-                "redis_connect_func": _greeting(self._arguments.get("redis_connect_func")),
                 "client_name": client_name,
                 "retry": Retry(NoBackoff(), 0),
                 "health_check_interval": 0,
@@ -90,39 +90,44 @@ class RedisDialer:
             }
             self._class(**self._arguments)
         except (TypeError, ValueError, redis_errors.RedisError) as error:
-            raise exceptions.ConfigurationError(problem=f"hosts: {error}") from error
+            problem = str(error)
+        if (
+            problem is not None
+        ):  # outside of the handler: what redis-py raised had a cause, and frames
+            raise exceptions.ConfigurationError(problem=f"hosts: {problem}")
+        self._own_greeting = self._arguments.pop("redis_connect_func", None)
         self.address = _describe(self._arguments)
         if self._sentinel:
             self.address = f"sentinel master {self._sentinel['master_name']!r}"
 
-    def _choose_class(self) -> type[redis_connection.AbstractConnection]:
-        given: Any = self._arguments.get("connection_class")
-        if self._arguments.pop("ssl", False):
-            return redis_connection.SSLConnection
-        if given is not None:
-            chosen: type[redis_connection.AbstractConnection] = given
-            return chosen
-        if "path" in self._arguments:
-            return redis_connection.UnixDomainSocketConnection
-        return redis_connection.Connection
-
     async def dial(self, receiver: Receiver) -> Link:
         """See `Dialer.dial`. Password, database, protocol and certificate are refusals."""
+        attempt = Attempt(
+            self._timeout,
+            is_tls=issubclass(self._class, redis_connection.SSLConnection),
+            is_local="path" in self._arguments,
+        )
+        try:
+            return await self._dial(receiver, attempt)
+        except Exception as error:  # a credential provider of the user's may raise anything
+            place = origin(error)
+            raise self._translate(without_frames(error), attempt, place) from error
+        except BaseException as error:  # cancelled, or interrupted
+            raise without_frames(error)  # noqa: B904  (the very error)
+
+    async def _dial(self, receiver: Receiver, attempt: Attempt) -> Link:
         connection = None
         try:
-            arguments = dict(self._arguments)
+            arguments = Arguments(self._arguments)
             if self._sentinel:
                 arguments["host"], arguments["port"] = await self._discover()
-            address = _describe(arguments)
+            attempt.address = address = _describe(arguments)
+            arguments["redis_connect_func"] = _greeting(self._own_greeting, attempt)
             connection = self._class(**arguments)
             await connection.connect()  # type: ignore[no-untyped-call]
             await self._require_master(connection)
             return _take_over(connection, receiver, address)
-        except Exception as error:  # a credential provider of the user's may raise anything
-            if connection is not None:
-                _hang_up(connection)
-            raise self._translate(error) from error
-        except BaseException:  # cancelled: the half-made connection must not stay
+        except BaseException:  # cancelled, too: the half-made connection must not stay
             if connection is not None:
                 _hang_up(connection)
             raise
@@ -137,12 +142,16 @@ class RedisDialer:
             sentinel_kwargs={
                 "socket_timeout": self._timeout,
                 "socket_connect_timeout": self._timeout,
+                # The next attempt is ours: redis-py's own would keep it a secret why there are none.
+                "retry": Retry(NoBackoff(), 0),
                 **(self._sentinel.get("sentinel_kwargs") or {}),
             },
         )
         questions = [asyncio.ensure_future(self._ask(sentinel, it)) for it in sentinel.sentinels]
         try:
             states = await _first_answers(questions)
+            if not states:
+                raise NoMaster([question.exception() for question in questions])
         finally:
             for question in questions:
                 question.cancel()
@@ -157,8 +166,10 @@ class RedisDialer:
         name = self._sentinel["master_name"]
         masters: Any = await client.sentinel_masters()
         state: dict[str, Any] | None = masters.get(name)
-        if not state or not sentinel.check_master_state(state, name):
-            raise redis_errors.ConnectionError(f"No master found for {name!r}")
+        if not state:
+            raise redis_errors.ConnectionError(f"it knows no master {name!r}")
+        if not sentinel.check_master_state(state, name):
+            raise redis_errors.ConnectionError(f"it says that the master {name!r} is down")
         return state
 
     async def _require_master(self, connection: redis_connection.AbstractConnection) -> None:
@@ -173,43 +184,152 @@ class RedisDialer:
         if role not in (b"master", "master"):
             raise redis_errors.ReadOnlyError("it is a replica; messages there reach nobody else")
 
-    def _translate(self, error: BaseException) -> exceptions.LinkError:
-        certificate = _find_certificate_error(error)
+    def _translate(
+        self, error: BaseException, attempt: Attempt, place: str
+    ) -> exceptions.LinkRefused | exceptions.LinkUnavailable:
+        """Return what to raise: a refusal, which trying again does not cure, or else an outage."""
+        if isinstance(error, NoMaster):
+            code, reason, is_refusal = self._no_master(error)
+        else:
+            code = _code(error)
+            reason, is_refusal = self._judge(error, attempt, place)
+            if self._sentinel and attempt.address:
+                reason = f"{attempt.address}: {reason}"
+        if is_refusal:
+            return exceptions.LinkRefused(address=self.address, reason=reason, code=code)
+        return exceptions.LinkUnavailable(
+            address=self.address, seconds=self._timeout, reason=reason, code=code
+        )
+
+    def _no_master(self, error: NoMaster) -> tuple[str | None, str, bool]:
+        """Return code and reason of an attempt that no sentinel helped, and whether all refused."""
+        kwargs = self._sentinel.get("sentinel_kwargs") or {}
+        said, refusals, codes = [], [], []
+        for (host, port), each in zip(self._sentinel["sentinels"], error.errors, strict=True):
+            attempt = Attempt(self._timeout, is_tls=bool(kwargs.get("ssl")), is_local=False)
+            reason, is_refusal = self._judge(each, attempt, "")
+            said.append(f"{host}:{port}: {reason}")
+            refusals.append(is_refusal)
+            codes.append(_code(each))
+        text = f"no sentinel names the master {self._sentinel['master_name']!r} ({'; '.join(said)})"
+        return codes[-1], text, all(refusals)
+
+    def _judge(self, error: BaseException, attempt: Attempt, place: str) -> tuple[str, bool]:
+        """Return why an attempt failed, and whether the server, or we, refused."""
+        certificate = find_certificate_problem(error)
         if certificate is not None:
-            return exceptions.LinkRefused(address=self.address, reason=certificate)
-        is_refusal = isinstance(
+            return certificate, True
+        is_answer = isinstance(
             error, (redis_errors.ResponseError, redis_errors.AuthenticationError)
         )
         code = _code(error)
-        if is_refusal and code not in PASSING:
-            reason = f"it wants a password ({error})" if code == "NOAUTH" else str(error)
-            return exceptions.LinkRefused(address=self.address, reason=reason, code=code)
-        return exceptions.LinkUnavailable(
-            address=self.address, seconds=self._timeout, reason=_reason(error), code=code
-        )
+        if is_answer and code not in PASSING:
+            return self._say_refusal(str(error), code), True
+        if attempt.is_tls and any(isinstance(each, OSError) for each in chain(error)):
+            problem = find_file_problem(self._arguments)  # which was all right when we began
+            if problem is not None:
+                return f"hosts: {problem}", False
+        if "closed by server" in str(error):
+            return attempt.closed(), False
+        if isinstance(error, redis_errors.TimeoutError):
+            return attempt.timed_out(), False
+        return find_obstacle(error, attempt) or _reason(error, place), False
+
+    def _say_refusal(self, text: str, code: str | None) -> str:
+        if code == "NOAUTH":
+            return f"it wants a password, and hosts has none ({text})"
+        if "DB index" in text:
+            return f"it has no database {self._arguments.get('db')}: {text}"
+        return f"it does not accept this process: {text}"
+
+
+class NoMaster(Exception):
+    """No sentinel has named a master; each has its error."""
+
+    def __init__(self, errors: Sequence[BaseException | None]) -> None:
+        super().__init__("no sentinel names a master")
+        self.errors = [error for error in errors if error is not None]
+
+    @property
+    def exceptions(self) -> Sequence[BaseException]:
+        """What the sentinels said, as a group of exceptions has it."""
+        return self.errors
 
 
 async def _first_answers(
     questions: Sequence[asyncio.Future[Mapping[str, Any]]],
 ) -> list[Mapping[str, Any]]:
-    """Return the answers that come soon after the first one; raise the last error if none does."""
+    """Return the answers that come soon after the first one; none if all have failed."""
     left: set[asyncio.Future[Mapping[str, Any]]] = set(questions)
     answers: list[Mapping[str, Any]] = []
-    error: BaseException | None = None
     loop = asyncio.get_running_loop()
     until: float | None = None
     while left and (until is None or loop.time() < until):
         patience = None if until is None else until - loop.time()
         done, left = await asyncio.wait(left, timeout=patience, return_when="FIRST_COMPLETED")
         for question in done:
-            error = question.exception() or error
             if question.exception() is None:
                 answers.append(question.result())
                 until = until or loop.time() + GRACE
-    if not answers:
-        assert error is not None
-        raise error
     return answers
+
+
+Kind = type[redis_connection.AbstractConnection]
+
+
+def _prepare(host: Host) -> tuple[Arguments, Kind]:
+    """Return the arguments of a connection, and its class.
+
+    Raises:
+        ValueError: An argument is not known, or redis-py cannot read the URL.
+    """
+    in_url = Arguments(redis_connection.parse_url(host.url)) if host.url is not None else {}
+    arguments = Arguments({**in_url, **host.arguments})
+    for name in _POOL_ARGUMENTS:
+        arguments.pop(name, None)
+    kind: Kind = arguments.pop("connection_class", None) or (
+        redis_connection.UnixDomainSocketConnection
+        if "path" in arguments
+        else redis_connection.Connection
+    )
+    if arguments.pop("ssl", False):
+        kind = redis_connection.SSLConnection
+    _require_known(kind, arguments, in_url)
+    _require_known(Redis, host.sentinel.get("sentinel_kwargs") or {}, {})
+    if kind is redis_connection.SSLConnection:
+        _check_host_name(arguments)
+    return arguments, kind
+
+
+def _require_known(kind: type, arguments: Mapping[str, Any], in_url: Mapping[str, Any]) -> None:
+    """Refuse arguments that a class does not take, with the nearest one that it does.
+
+    Raises:
+        ValueError: There is one. It is not told if it comes from a URL: what looks like a name
+            there may be a part of a password.
+    """
+    known = _find_known(kind)
+    for name in arguments:
+        if known is None or name in known:
+            continue
+        shown = "in the URL" if name in in_url else repr(name)
+        if name.startswith("ssl_") and name in (_find_known(redis_connection.SSLConnection) or ()):
+            raise ValueError(f"{name!r} is for TLS; use rediss://, or 'ssl': True in a dict")
+        near = difflib.get_close_matches(name, known | _FORMS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+        raise ValueError(f"there is no argument {shown}; {hint}")
+
+
+def _find_known(kind: type) -> set[str] | None:
+    """Return the names of the arguments that a class takes; None if it takes any."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        if "__init__" in each.__dict__:
+            parameters = tuple(inspect.signature(each.__dict__["__init__"]).parameters.values())[1:]
+            names |= {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+            if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+                return names
+    return None
 
 
 def _check_host_name(arguments: dict[str, Any]) -> None:
@@ -217,18 +337,6 @@ def _check_host_name(arguments: dict[str, Any]) -> None:
     requirement = arguments.get("ssl_cert_reqs", "required")
     if requirement not in (None, "none", ssl.CERT_NONE):
         arguments.setdefault("ssl_check_hostname", True)
-
-
-def _find_certificate_error(error: BaseException | None) -> str | None:
-    """Return what TLS says about a certificate, ours or the server's; None if it is not that."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return f"TLS: {error.verify_message}"
-        reason = str(error.reason) if isinstance(error, ssl.SSLError) else ""
-        if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
-            return f"TLS: {reason.lower().replace('_', ' ')}"
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _code(error: BaseException) -> str | None:
@@ -246,11 +354,12 @@ def _code(error: BaseException) -> str | None:
     return "ERR" if _TOO_MANY in text else None
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, place: str) -> str:
     """Return what to say of an error; redis-py's and the system's speak for themselves."""
     if isinstance(error, (redis_errors.RedisError, OSError)) and str(error):
         return str(error)
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    # Somebody else's, a credential provider's for instance. Its traceback does not leave this module.
+    return f"{type(error).__name__}: {error}".rstrip(": ") + (f" (in {place})" if place else "")
 
 
 def _describe(arguments: dict[str, Any]) -> str:
@@ -259,20 +368,22 @@ def _describe(arguments: dict[str, Any]) -> str:
     return f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
 
 
-def _greeting(own: Any) -> Callable[[Any], Awaitable[None]]:
-    """Return what shakes hands: the user's own way, or redis-py's.
+def _greeting(own: Any, attempt: Attempt) -> Callable[[Any], Awaitable[None]]:
+    """Return what shakes hands: the user's own way, or redis-py's. It notes how far that comes.
 
     If the connection breaks meanwhile, redis-py lets go of a future that holds the system's error,
     and asyncio would complain of it some time later. What is wrong, redis-py raises as well.
     """
 
     async def greet(connection: Any) -> None:
+        attempt.stage = Stage.GREETING
         closed = getattr(connection._writer._protocol, "_closed", None)
         if closed is not None:
             closed.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
         done = connection.on_connect() if own is None else own(connection)
         if inspect.isawaitable(done):
             await done
+        attempt.stage = Stage.GREETED
 
     return greet
 

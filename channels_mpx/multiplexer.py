@@ -8,6 +8,7 @@ from typing import Any
 from .arguments import require_payload
 from .callbacks import Callbacks, OnActivation, OnDisconnect, OnGap, OnMessage
 from .couriers import require_no_loop
+from .exceptions import ConfigurationError
 from .hub import Hub
 from .ledgers import PromiseBoard
 from .names import encode_name
@@ -18,6 +19,7 @@ from .reading import Bounds
 from .registry import Registry
 from .statistics import MultiplexerStatistics
 from .subscriptions import ChannelSubscription, PatternSubscription
+from .tracebacks import without_frames
 
 __all__ = ["Multiplexer", "SyncMultiplexer", "multiplexer_over", "serve"]
 
@@ -55,7 +57,12 @@ class Multiplexer:
     _registry: Registry
 
     def __init__(self, host: Any = "redis://localhost:6379", **options: Any) -> None:
-        hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
+        try:
+            hub = Hub(Options.parse({"hosts": host, **options}, only=OPTIONS))
+        except ConfigurationError as error:
+            raise without_frames(error)  # noqa: B904  (the very error)
+        finally:
+            del host, options  # there are passwords in it, and a traceback shows what a frame holds
         self._set_up(hub, owns_hub=True)
         begin = weakref.WeakMethod(self._begin)
         hub.after_fork = lambda: method() if (method := begin()) is not None else None
@@ -74,7 +81,8 @@ class Multiplexer:
         serve(self, registry, PromiseBoard(self._hub, registry))
 
     def __repr__(self) -> str:
-        return f"<Multiplexer {self._hub.address} {self._hub.state}>"
+        hub = self.__dict__.get("_hub")  # none while it is being made: a traceback may show it
+        return f"<Multiplexer {hub.address} {hub.state}>" if hub else "<no multiplexer yet>"
 
     async def __aenter__(self) -> Multiplexer:
         return self

@@ -142,7 +142,8 @@ class Namespace:
     def __init__(self, prefix: str) -> None:
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
             raise exceptions.ConfigurationError(
-                problem=f"prefix must be 1 to 64 letters, digits, '_', '-' or '.', not {prefix!r}"
+                problem=f"prefix must be 1 to 64 letters, digits, '_', '-' or '.', not {prefix!r}; "
+                "the colon behind it is added"
             )
         self.prefix = prefix
         self._root = f"{prefix}:".encode()

@@ -101,12 +101,19 @@ def find_serializer(form: str | type[Serializer]) -> type[Serializer]:
     if form in _registry:
         return _registry[form]
     module, dot, attribute = form.rpartition(".")
-    if dot:
+    if dot and all(part.isidentifier() for part in form.split(".")):
         try:
             return _require_serializer(getattr(importlib.import_module(module), attribute), form)
-        except (ImportError, AttributeError, ValueError) as error:
+        except exceptions.ConfigurationError:
+            raise
+        except Exception as error:  # a module of the user's may raise anything
+            what = (
+                ""
+                if isinstance(error, ImportError | AttributeError)
+                else f"{type(error).__name__}: "
+            )
             raise exceptions.ConfigurationError(
-                problem=f"serializer_format {form!r} cannot be imported: {error}"
+                problem=f"serializer_format {form!r} cannot be imported: {what}{error}"
             ) from error
     near = difflib.get_close_matches(form, _registry, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(_registry)}"
@@ -120,5 +127,5 @@ def _require_serializer(candidate: Any, name: str) -> type[Serializer]:
         serializer: type[Serializer] = candidate
         return serializer
     raise exceptions.ConfigurationError(
-        problem=f"serializer {name} needs the methods serialize(message) and deserialize(data)"
+        problem=f"serializer_format {name} needs the methods serialize(message) and deserialize(data)"
     )

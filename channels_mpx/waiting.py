@@ -43,6 +43,15 @@ class WaitingRoom:
         """Whether somebody waits."""
         return bool(self._waiters)
 
+    def living_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return a loop on which somebody waits; forget those whose loops are closed."""
+        for waiter in tuple(self._waiters):
+            loop = waiter.get_loop()
+            if not loop.is_closed():
+                return loop
+            self.forget(waiter)
+        return None
+
     def forget(self, waiter: Waiter) -> None:
         """Have nobody told of the next message who is told no more."""
         with contextlib.suppress(ValueError):  # another thread may have taken it out

@@ -31,7 +31,7 @@ from tests.helpers import eventually
 from tests.integration.test_connection import MINIMAL
 from tests.layers import open_layer, receive, subscriptions
 from tests.pages import DOCS, EXAMPLES, ROOT, blocks, load
-from tests.servers import RedisServer
+from tests.servers import Certificates, RedisServer
 
 PACKAGE = ROOT / "channels_mpx"
 SETTINGS = DOCS / "reference" / "settings.md"
@@ -84,10 +84,10 @@ def test_settings_shows_an_error_for_every_option() -> None:
         assert any(name in ast.literal_eval(config) for config, _ in WRONG.findall(text)), name
 
 
-def test_settings_shows_forms_of_hosts_that_are_taken() -> None:
+def test_settings_shows_forms_of_hosts_that_are_taken(certificates: Certificates) -> None:
     """Every form of the table makes a layer, and no password shows."""
     forms = [
-        ast.literal_eval(code)
+        ast.literal_eval(code.replace("/etc/ssl/redis-ca.pem", str(certificates.ca)))
         for _, cell in rows(SETTINGS, "| Form of the entry | Example |")
         for code in re.findall(r"`(.+?)`", cell)
     ]

@@ -69,7 +69,7 @@ def test_layers_may_not_be_set_at_all(settings: Any) -> None:
 
 def test_every_wrong_option_is_named(settings: Any) -> None:
     """Each gets an error at its place, in the words of `ConfigurationError`, with its default."""
-    url = "hosts: the URL begins with 'no scheme'; it must begin with redis://, rediss://, "
+    url = "hosts[0]: the URL has no scheme; it must begin with redis://, rediss://, "
     config = {
         "hosts": ["nonsense"],
         "capcity": 3,
@@ -84,7 +84,7 @@ def test_every_wrong_option_is_named(settings: Any) -> None:
         (
             "E004",
             f"{path}['hosts']",
-            f"{url}unix:// or memory://",
+            f"{url}unix:// or memory://, as in redis://localhost:6379",
         ),
         ("E003", f"{path}['capcity']", "there is no option 'capcity'; did you mean 'capacity'?"),
         ("E004", f"{path}['capacity']", "capacity must be a whole number, at least 1, not 0"),
@@ -96,7 +96,10 @@ def test_every_wrong_option_is_named(settings: Any) -> None:
         (
             "E004",
             f"{path}['prefix']",
-            "prefix must be 1 to 64 letters, digits, '_', '-' or '.', not 'a:b'",
+            (
+                "prefix must be 1 to 64 letters, digits, '_', '-' or '.', not 'a:b'; "
+                "the colon behind it is added"
+            ),
         ),
         (
             "E004",

@@ -40,7 +40,10 @@ SECRET = "s3cret-pa55"
         ({"expiry": float("nan")}, "expiry must be"),
         ({"timeout": None}, "timeout must be"),
         ({"prefix": "a b"}, "prefix must be"),
-        ({"prefix": ""}, "prefix must be"),
+        ({"prefix": "site:"}, "not 'site:'; the colon behind it is added"),
+        ({"random_prefix_length": 8}, "it is of channels_redis and not needed here, remove it"),
+        ({"serializer_format": ".."}, "serializer_format '..' is unknown"),
+        ({"serializer_format": object}, "serializer_format .*object.* needs the methods serialize"),
         ({"channel_capacity": [1]}, "channel_capacity must be a dict"),
         ({"channel_capacity": {"a": "b"}}, "channel_capacity"),
         ({"symmetric_encryption_keys": "secret"}, "must be a list of keys"),
@@ -52,11 +55,30 @@ SECRET = "s3cret-pa55"
         ({"hosts": [5]}, "int is no form of a host"),
         ({"hosts": ["localhost:6379"]}, "must begin with redis://"),
         ({"hosts": ["http://localhost"]}, "must begin with redis://"),
-        ({"hosts": ["redis://localhost:99999"]}, "hosts: not a URL"),
+        ({"hosts": ["redis://localhost:99999"]}, r"hosts\[0\]: not a URL"),
         ({"hosts": ["redis://localhost:0"]}, "1 to 65535"),
         ({"hosts": ["redis://localhost/zero"]}, "database in the URL must be a number"),
         ({"hosts": [("localhost", "x")]}, "port must be"),
-        ({"hosts": [{"addres": "redis://x"}]}, "hosts: .*addres"),
+        ({"hosts": [{"addres": "redis://x"}]}, "no argument 'addres'; did you mean 'address'"),
+        (
+            {"hosts": [{"host": "x", "pasword": 1}]},
+            "no argument 'pasword'; did you mean 'password'",
+        ),
+        ({"hosts": [{"host": "x", "zzz": 1}]}, "no argument 'zzz'; known are client_name, .*db"),
+        ({"hosts": ["redis://x?pasword=1"]}, "no argument in the URL; did you mean 'password'"),
+        (
+            {"hosts": ["redis://x?ssl_check_hostname=1"]},
+            "'ssl_check_hostname' is for TLS; use redi",
+        ),
+        ({"hosts": [{"path": "/x", "host": "y"}]}, "no argument 'host'"),
+        (
+            {
+                "hosts": [
+                    {"sentinels": [("a", 1)], "master_name": "m", "sentinel_kwargs": {"pasword": 1}}
+                ]
+            },
+            "no argument 'pasword'; did you mean 'password'",
+        ),
         ({"hosts": [{"sentinels": [("a", 1)]}]}, "needs both 'sentinels' and 'master_name'"),
         ({"hosts": ["redis://a", "redis://b"]}, "hosts has 2 entries.*one server for now"),
         ({"on_disconnect": 5}, "on_disconnect must be a string"),

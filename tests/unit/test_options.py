@@ -6,13 +6,15 @@ import math
 import re
 import traceback
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from channels_mpx import exceptions
 from channels_mpx.codec import JSONSerializer
-from channels_mpx.options import Host, Options, parse_host
+from channels_mpx.hosts import Host, parse_host
+from channels_mpx.options import Options
 
 
 def refusal(config: Any, only: Any = None) -> str:
@@ -56,6 +58,7 @@ REGEX = re.compile("x.*")
 GOOD = [
     ("prefix", "my-site_1.0", "my-site_1.0"),
     ("prefix", "x" * 64, "x" * 64),
+    ("prefix", "", "mpx"),
     ("group_expiry", 0, 0),
     ("channel_capacity", None, {}),
     ("channel_capacity", {"http.*": 5, REGEX: 1}, {"http.*": 5, REGEX: 1}),
@@ -77,8 +80,7 @@ GOOD = [
 ]
 
 BAD = [
-    ("prefix", "", "1 to 64 letters"),
-    ("prefix", "a:b", "'a:b'"),
+    ("prefix", "a:b", "'a:b'; the colon behind it is added"),
     ("prefix", "x" * 65, "1 to 64 letters"),
     ("prefix", "a\n", "1 to 64 letters"),
     ("prefix", None, "None"),
@@ -233,6 +235,96 @@ def test_parse_a_lone_host(value: Any) -> None:
     assert Options.parse({"hosts": value}).hosts == parse_host(value)
 
 
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://:12#s3cret@prod:6379", "no '#'; special .* percent-encoded, here as %23"),
+        ("redis://:12?s3cret@prod:6379", r"behind the '\?' of the URL are arguments"),
+        ("redis://:12", "a port and no host"),
+        ("redis://h\n", "a space or a line break in the URL"),
+        (" redis://h", "a space or a line break"),
+        ("redis://h?db=s3cret", r"\['db'\] must be the number of a database"),
+        ("redis://h/\u0663", "must be a number"),
+        ("redis://h?ssl_ca_certs=/no/such", "does not exist: '/no/such'"),
+        ("unix://", "the path of a socket, as in unix:///run"),
+        ("unix:///", "the path of a socket"),
+        ("unix://run/redis.sock", "the path of a socket"),
+        ("memory://a/b", "behind memory:// is a name"),
+        ("memory://:s3cret@a", "behind memory:// is a name"),
+    ],
+)
+def test_read_a_url_strictly(url: str, problem: str) -> None:
+    """What redis-py would take for something else is refused, and not shown."""
+    for hosts, where in ((url, "hosts"), ([url], "hosts[0]"), ([{"address": url}], "hosts[0]")):
+        text = refusal({"hosts": hosts})
+        assert text.startswith(where)
+        assert re.search(problem, text)
+        assert "s3cret" not in text
+        assert "12" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"port": 70000}, r"\['port'\] must be 1 to 65535, not 70000"),
+        ({"port": -1}, r"\['port'\] must be 1 to 65535, not -1"),
+        ({"port": "s3cret"}, r"\['port'\] must be a number"),
+        ({"port": None}, r"\['port'\] is None; is an environment variable not set"),
+        ({"host": None}, r"\['host'\] is None; is an environment variable not set"),
+        ({"host": 5}, r"\['host'\] must be a host name, not int"),
+        ({"host": ""}, r"\['host'\] is empty"),
+        ({"path": None}, r"\['path'\] is None"),
+        ({"path": 5}, r"\['path'\] must be the path of a unix socket, not int"),
+        ({"db": "s3cret"}, r"\['db'\] must be the number of a database"),
+        ({"db": -1}, r"\['db'\] must be"),
+        ({"password": ["s3cret"]}, r"\['password'\] must be a string, not list"),
+        ({"password": "s3cret\udc80"}, r"\['password'\] has a character that utf-8 cannot encode"),
+        ({"password": "s3cret\u20ac", "encoding": "latin-1"}, "latin-1 cannot encode"),
+        ({"username": 1.5}, r"\['username'\] must be a string, not float"),
+        ({"credential_provider": 5}, r"\['credential_provider'\] must be a redis.Cred.* not int"),
+        ({"password": "s3cret", "encoding": "utf-99"}, r"\['encoding'\] must be an encoding"),
+        ({"encoding": 5}, r"\['encoding'\] must be an encoding"),
+        ({"ssl": "yes"}, r"\['ssl'\] must be True or False, not str"),
+        ({"ssl_ca_certs": "/no/such"}, r"\['ssl_ca_certs'\] names .* does not exist: '/no/such'"),
+        ({"ssl_ca_certs": "/"}, "cannot be read: '/': Is a directory"),
+        ({"ssl_ca_certs": 5}, "must be the path of a file, not int"),
+        ({"ssl_ca_certs": __file__}, "without a certificate in PEM form"),
+        ({"ssl_certfile": "/no/such"}, r"\['ssl_certfile'\] names a file that does not exist"),
+        ({"ssl_certfile": __file__}, r"\['ssl_certfile'\] and ssl_keyfile cannot be used together"),
+        ({"ssl_keyfile": __file__}, r"\['ssl_keyfile'\] needs ssl_certfile"),
+        ({"ssl_certfile": __file__, "ssl_keyfile": "/no"}, r"\['ssl_keyfile'\] .* exist: '/no'"),
+        ({"ssl_ca_path": "/no/such"}, r"\['ssl_ca_path'\] must be a directory"),
+        ({3: 4}, "the keys of the dict must be names"),
+    ],
+    ids=repr,
+)
+def test_check_the_arguments_of_a_dict(arguments: Any, problem: str) -> None:
+    """What would be found at the first connection is found at once, by its name."""
+    sentinel = {**SENTINEL, "sentinel_kwargs": arguments}
+    for host in (arguments, {"address": "redis://h", **arguments}, sentinel):
+        text = refusal({"hosts": [host]})
+        assert text.startswith("hosts[0]")
+        assert re.search(problem, text)
+        assert "s3cret" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"port": "6379"},
+        {"db": "1", "password": None, "username": None},
+        {"password": b"x", "ssl": None},
+        {"password": "\u20ac"},
+        {"path": Path("/run/s")},
+        {"encoding": "latin-1", "ssl": False, "ssl_ca_path": "/"},
+    ],
+    ids=repr,
+)
+def test_take_the_arguments_of_a_dict(arguments: Any) -> None:
+    """The control: what redis-py can use is taken as it is."""
+    assert Options.parse({"hosts": [arguments]}).hosts.arguments == arguments
+
+
 def test_leave_the_dict_of_a_host_alone() -> None:
     """Parsing changes nothing in the settings."""
     settings = {**SENTINEL, "unix_socket_path": "/run/s", "db": 1}
@@ -249,14 +341,17 @@ def test_leave_the_dict_of_a_host_alone() -> None:
         ({"redis://h"}, "hosts must be a list"),
         (["redis://a", "redis://b"], "hosts has 2 entries; .*one server for now"),
         ([("a", 1), ("b", 2), ("c", 3)], "hosts has 3 entries"),
-        (("a", "6379"), "hosts has 2 entries"),
+        (("a", "6379"), "hosts is a list of servers, and this is .* one; write .*'localhost', 6379"),
+        (["a", 6379], "hosts is a list of servers"),
+        (["a", "b"], "hosts has 2 entries"),
         ([3], "int is no form of a host"),
-        ([None], "NoneType is no form of a host"),
+        ([None], r"hosts\[0\] is None; is an environment variable not set"),
+        ([{"address": None, "db": 1}], r"hosts\[0\]\['address'\] is None; is an env"),
         ([{"address": 3}], "int is no form of a host"),
-        (["localhost:6379"], "begins with 'localhost:'; it must begin with redis://"),
-        (["localhost"], "begins with 'no scheme'"),
-        ([""], "begins with 'no scheme'"),
-        (["http://h"], "begins with 'http:'"),
+        (["localhost:6379"], "no scheme; it must begin with redis://.* as in redis://localhost:6379"),
+        (["localhost"], "the URL has no scheme"),
+        ([""], "is an empty string; is an environment variable empty"),
+        (["http://h"], "begins with 'http://'; it must begin with redis://"),
         (["redis:h"], "must begin with redis://"),
         (["redis://h:0"], "port in the URL must be 1 to 65535, not 0"),
         (["redis://h:65536"], "not a URL: its host or port"),
@@ -270,11 +365,12 @@ def test_leave_the_dict_of_a_host_alone() -> None:
         ([("h", 1.5)], "a pair is a host name and a port"),
         ([("h", 0)], "the port must be 1 to 65535"),
         ([("h", 65536)], "the port must be 1 to 65535"),
-        ([("h", "x")], "the port must be 1 to 65535"),
-        ([("h", True)], "the port must be 1 to 65535"),
+        ([("h", "x")], "the port must be a number, 1 to 65535"),
+        ([("h", True)], "the port must be a number, 1 to 65535"),
+        ([("", 1)], "the host name is empty"),
         ([("h", -1)], "the port must be 1 to 65535"),
         ([{}], "the dict is empty"),
-        ([{"address": None}], "the dict is empty"),
+        ([{"address": None}], r"\['address'\] is None"),
         ([{"sentinels": [("s", 1)]}], "Sentinel needs both"),
         ([{"master_name": "m"}], "Sentinel needs both"),
         ([{"sentinels": [], "master_name": "m"}], "Sentinel needs both"),
@@ -284,11 +380,11 @@ def test_leave_the_dict_of_a_host_alone() -> None:
         ([{**SENTINEL, "sentinels": "s:1"}], r"'sentinels' must be a list of pairs .* not str"),
         ([{**SENTINEL, "sentinels": {"s": 1}}], r"'sentinels' must be a list of pairs .* not dict"),
         ([{**SENTINEL, "sentinels": iter([("s", 1)])}], r"'sentinels' must be a list of pairs"),
-        ([{**SENTINEL, "sentinels": ("s", 26379)}], r"sentinels\[0\]: a pair is .* 26379\)"),
-        ([{**SENTINEL, "sentinels": [("s", 1), 5]}], r"sentinels\[1\]: a pair is"),
-        ([{**SENTINEL, "sentinels": ["redis://s"]}], r"sentinels\[0\]: a pair is"),
-        ([{**SENTINEL, "sentinels": [("s", 1, 2)]}], r"sentinels\[0\]: a pair is"),
-        ([{**SENTINEL, "sentinels": [("s", 0)]}], r"sentinels\[0\]: the port must be 1 to 65535"),
+        ([{**SENTINEL, "sentinels": ("s", 26379)}], r"\['sentinels'\]\[0\]: a pair is .* 26379\)"),
+        ([{**SENTINEL, "sentinels": [("s", 1), 5]}], r"\['sentinels'\]\[1\]: a pair is"),
+        ([{**SENTINEL, "sentinels": ["redis://s"]}], r"\['sentinels'\]\[0\]: a pair is"),
+        ([{**SENTINEL, "sentinels": [("s", 1, 2)]}], r"\['sentinels'\]\[0\]: a pair is"),
+        ([{**SENTINEL, "sentinels": [("s", 0)]}], r"\['sentinels'\]\[0\]: the port must be 1 to 65535"),
         ([{**SENTINEL, "master_name": 5}], "'master_name' must be a string, not int"),
         ([{**SENTINEL, "master_name": b"m"}], "'master_name' must be a string, not bytes"),
         ([{**SENTINEL, "sentinel_kwargs": "x"}], "'sentinel_kwargs' must be a dict .* not str"),

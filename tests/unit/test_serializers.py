@@ -90,10 +90,10 @@ def test_find_serializer_by_class_and_by_path(kind: Any) -> None:
         ("avro", "'avro' is unknown; known are ['json', 'msgpack']"),
         ("nowhere.Avro", "'nowhere.Avro' cannot be imported: No module named 'nowhere'"),
         ("json.Avro", "'json.Avro' cannot be imported: module 'json' has no attribute 'Avro'"),
-        ("json.loads", "serializer json.loads needs the methods serialize"),
-        (dict, "serializer <class 'dict'> needs the methods serialize"),
-        (None, "serializer None needs the methods serialize"),
-        (".Avro", "'.Avro' cannot be imported"),
+        ("json.loads", "serializer_format json.loads needs the methods serialize"),
+        (dict, "serializer_format <class 'dict'> needs the methods serialize"),
+        (None, "serializer_format None needs the methods serialize"),
+        (".Avro", "'.Avro' is unknown"),
     ],
     ids=repr,
 )
@@ -106,6 +106,6 @@ def test_refuse_a_serializer(form: Any, problem: str) -> None:
 
 def test_refuse_to_register_what_is_no_serializer() -> None:
     """A class without the two methods is not registered."""
-    with pytest.raises(exceptions.ConfigurationError, match="serializer half needs"):
+    with pytest.raises(exceptions.ConfigurationError, match="serializer_format half needs"):
         register_serializer("half", dict)  # type: ignore[arg-type]
     assert "half" not in serializers._registry
