@@ -59,7 +59,8 @@ def judge(numbers: LayerStatistics, patience: float) -> Health:
     seconds = time.time() - connection.since
     if connection.state == "connecting" and seconds > patience:
         reason = connection.last_error or "no answer yet"
-        problems.append(f"No connection to Redis for {seconds:.0f} s: {reason}.")
+        end = "" if reason.endswith((".", "?", "!")) else "."
+        problems.append(f"No connection to Redis for {seconds:.0f} s: {reason}{end}")
     # What is wanted and neither active nor refused is under way: Redis answers, or the link is lost.
     if connection.denied:
         problems.append(f"Redis refuses {connection.denied} of {connection.wanted} subscriptions.")

@@ -46,6 +46,9 @@ class _HealthView(View):  # type: ignore[misc, unused-ignore]
             health = layer.health(self.patience)
             status = 200 if health.is_healthy else 503
             answer = JsonResponse({"layer": alias, **asdict(health)}, status=status)
+            # Django logs each 5xx as an error, and an error is a mail to ADMINS: one for each time
+            # that a load balancer asks. The layer itself has logged what is wrong, once.
+            answer._has_been_logged = True
         else:
             answer = JsonResponse({"is_healthy": False, "problems": [problem]}, status=status)
         answer["Cache-Control"] = "no-store"
@@ -63,7 +66,7 @@ class SyncHealthView(_HealthView):
     ``Cache-Control: no-store``.
 
     Neither Redis nor another process is asked, whatever state they are in, and nothing is
-    connected: an answer needs no I/O.
+    connected: an answer needs no I/O. Django does not log a 503 of this view, and mails nobody.
 
     GET and HEAD are allowed and need no CSRF token. Any other method is a 405; if it is one that
     Django's CSRF middleware guards, and has no token, that middleware's 403 comes first. Nobody
@@ -92,6 +95,7 @@ class HealthView(_HealthView):
 
     Neither Redis nor another process is asked, whatever state they are in, and nothing is
     connected: an answer needs no I/O and no thread, so it also comes when all threads are busy.
+    Django does not log a 503 of this view, and mails nobody.
 
     GET and HEAD are allowed and need no CSRF token. Any other method is a 405; if it is one that
     Django's CSRF middleware guards, and has no token, that middleware's 403 comes first. Nobody

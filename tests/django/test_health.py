@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from channels.layers import channel_layers, get_channel_layer
+from django.core import mail
+from django.http import HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
@@ -26,6 +28,7 @@ urlpatterns = [
     path("health/sync/", health_sync),
     path("health/chat/", HealthView.as_view(layer="chat", patience=0)),
     path("health/chat/sync/", SyncHealthView.as_view(layer="chat", patience=0)),
+    path("sick/", lambda request: HttpResponse(status=503)),
 ]
 
 
@@ -92,6 +95,31 @@ async def test_without_a_server(url: str) -> None:
     attempt.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await attempt
+    await layer.aclose()
+
+
+@pytest.fixture
+def admins(settings: Any) -> None:
+    """A site in production as Django logs by default: errors are mailed to ADMINS."""
+    settings.ADMINS = [("Ada", "ada@example.com")]
+    assert not settings.DEBUG
+    assert not settings.LOGGING
+
+
+@pytest.mark.usefixtures("admins")
+@pytest.mark.parametrize("url", ["/health/chat/", "/health/chat/sync/"])
+async def test_no_poll_of_an_outage_mails_anybody(url: str) -> None:
+    """Django mails an error for each 503, as the control shows; not for this one."""
+    layer = get_channel_layer("chat")
+    attempt = asyncio.ensure_future(layer.new_channel())
+    await eventually(lambda: layer.statistics().connection.last_error)
+    for _ in range(3):
+        assert (await get(url))[0] == 503
+    assert mail.outbox == []
+    assert (await AsyncClient().get("/sick/")).status_code == 503
+    assert [message.to for message in mail.outbox] == [["ada@example.com"]]
+    attempt.cancel()
+    await asyncio.gather(attempt, return_exceptions=True)
     await layer.aclose()
 
 

@@ -48,6 +48,13 @@ def test_connecting(seconds: float, is_healthy: bool) -> None:
     assert not judge(given, 0).is_healthy
 
 
+@pytest.mark.parametrize("reason", ["Redis said so.", "is it there?"])
+def test_sentence_ends_once(reason: str) -> None:
+    """What Redis says may be a sentence already."""
+    given = numbers(state="connecting", since=time.time() - 9, last_error=reason)
+    assert judge(given, PATIENCE).problems == (f"No connection to Redis for 9 s: {reason}",)
+
+
 def test_connecting_without_a_reason_yet() -> None:
     """An attempt that has neither succeeded nor failed."""
     given = numbers(state="connecting", since=time.time() - 6)
