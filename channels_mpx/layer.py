@@ -20,7 +20,7 @@ from .envelope import Form
 from .health import PATIENCE, Health, judge
 from .hub import Hub
 from .multiplexer import multiplexer_over, serve
-from .names import project_name
+from .names import project_name, say_bad_name
 from .options import Options
 from .preparation import Preparation
 from .process import Desk, Process
@@ -60,10 +60,10 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     MessageTooLarge = MessageTooLarge
 
     # Channels 4.3 gave its name checks new names and deprecated the old ones.
-    require_valid_channel_name = getattr(
+    _check_channel_name = getattr(
         BaseChannelLayer, "require_valid_channel_name", BaseChannelLayer.valid_channel_name
     )
-    require_valid_group_name = getattr(
+    _check_group_name = getattr(
         BaseChannelLayer, "require_valid_group_name", BaseChannelLayer.valid_group_name
     )
 
@@ -113,6 +113,26 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def sync(self) -> SyncVerbs:
         """The verbs for code without an event loop: ``layer.sync.group_send(group, message)``."""
         return SyncVerbs(self._preparation, self._hub, self)
+
+    # Names
+
+    def require_valid_channel_name(self, name: Any, receive: bool = False) -> Any:
+        """Return True for what Channels allows as the name of a channel.
+
+        Raises:
+            TypeError: It does not; Channels' sentence, with the name.
+        """
+        try:
+            return self._check_channel_name(name, receive)
+        except TypeError as error:
+            raise TypeError(say_bad_name(error, name)) from None
+
+    def require_valid_group_name(self, name: Any) -> Any:
+        """Do what `require_valid_channel_name` does, for the name of a group."""
+        try:
+            return self._check_group_name(name)
+        except TypeError as error:
+            raise TypeError(say_bad_name(error, name)) from None
 
     # Sending
 

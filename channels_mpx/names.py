@@ -22,6 +22,9 @@ from . import exceptions
 #: Characters of a process name: 80 random bits, so that two processes never share one.
 PROCESS_NAME_LENGTH = 16
 
+#: Characters of a bad name that an error shows.
+SHOWN = 100
+
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
 #: The key under which the receiver of a request finds where the reply goes.
@@ -88,6 +91,16 @@ def escape_glob(name: bytes) -> bytes:
     Redis documentation, PSUBSCRIBE: special characters are escaped with a backslash.
     """
     return _GLOB_SPECIAL.sub(rb"\\\1", name)
+
+
+def say_bad_name(error: TypeError, name: object) -> str:
+    """Return what Channels says of a name, with the name; of what is none only the type."""
+    text = str(error).rstrip(".")
+    if not isinstance(name, str):
+        return f"{text}, not {type(name).__name__}; are the arguments in the right order?"
+    if len(name) > SHOWN:
+        return f"{text}, not {name[:SHOWN]!r}… ({len(name)} characters)"
+    return f"{text}, not {name!r}"
 
 
 def encode_name(name: object) -> bytes:

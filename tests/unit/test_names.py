@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from channels_mpx import exceptions, names
+from channels_mpx import MultiplexedChannelLayer, exceptions, names
 from channels_mpx.globs import translate_glob
 from channels_mpx.names import (
     DirectAddress,
@@ -228,3 +230,31 @@ def test_is_exposed_by_no_pattern_that_it_calls_harmless(pattern: bytes, rest: b
 def test_is_exposed_by(pattern: bytes, is_exposed: bool) -> None:
     """What stands before the first special character decides; in doubt it may match."""
     assert Namespace("mpx").is_exposed_by(pattern) is is_exposed
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("my room", ", not 'my room'"),
+        ("a:b\n", r", not 'a:b\n'"),
+        ("x" * 120, f", not '{'x' * 100}'… (120 characters)"),
+        (5, ", not int; are the arguments in the right order?"),
+        ({"type": "s3cret"}, ", not dict; are the arguments in the right order?"),
+        (None, ", not NoneType; are the arguments in the right order?"),
+    ],
+)
+def test_say_which_name_is_bad(name: Any, end: str) -> None:
+    """Channels' sentence has the name in it, escaped and bounded; of what is no name its type."""
+    layer = MultiplexedChannelLayer(hosts=["memory://"])
+    for check, kind in (
+        (layer.require_valid_group_name, "Group"),
+        (layer.require_valid_channel_name, "Channel"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            check(name)
+        assert str(caught.value).startswith(f"{kind} name must be a valid unicode string")
+        assert str(caught.value).endswith(end)
+    assert layer.require_valid_group_name("room") is True
+    assert layer.require_valid_channel_name("specific.a!b") is True
+    with pytest.raises(TypeError, match="must end at the !, not 'a!b'"):
+        layer.require_valid_channel_name("a!b", receive=True)
