@@ -14,6 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Warning
+from django.core.management import get_commands
 from django.utils.module_loading import import_string
 
 from . import exposure
@@ -49,7 +50,8 @@ def check_settings(**kwargs: object) -> list[CheckMessage]:
     layers = getattr(settings, "CHANNEL_LAYERS", {})
     if not isinstance(layers, Mapping):
         return [_not_a_dict(layers, "CHANNEL_LAYERS", "one entry for each alias")]
-    return [message for alias in layers for message in _check_alias(alias, layers[alias])]
+    found = [message for alias in layers for message in _check_alias(alias, layers[alias])]
+    return [*found, *_check_runserver(layers)]
 
 
 def check_deployment(**kwargs: object) -> list[CheckMessage]:
@@ -148,6 +150,20 @@ def _not_imported(alias: str, name: str, error: Exception) -> CheckMessage:
         return _bad_backend(alias, text)
     hint = "Whether it is a layer of channels_mpx cannot be told; its CONFIG was not checked."
     return Warning(text, hint=hint, obj=_path(alias), id="channels_mpx.W001")
+
+
+def _check_runserver(layers: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    """Yield a warning if the development server answers WebSockets with 404."""
+    app = get_commands().get("runserver")
+    is_wsgi = app in ("django.core", "django.contrib.staticfiles")
+    if settings.DEBUG and is_wsgi and any(_is_ours(_find_backend(it)) for it in layers.values()):
+        yield Warning(
+            "runserver serves WSGI only: it answers WebSockets with 404.",
+            hint="Put 'daphne' at the top of INSTALLED_APPS (pip install daphne), or start an ASGI"
+            " server such as uvicorn yourself and silence this.",
+            obj="INSTALLED_APPS",
+            id="channels_mpx.W003",
+        )
 
 
 def _not_made(alias: str, text: str) -> CheckMessage:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.core import checks as django_checks
-from django.core.management import call_command
+from django.core.management import call_command, get_commands
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
@@ -208,6 +208,28 @@ def test_subclasses_are_ours() -> None:
     assert (id_, path) == ("E005", "CHANNEL_LAYERS['a']")
     assert text.startswith("The layer cannot be made: there is no option 'colr'")
     assert [m[0] for m in found(check_deployment, a=setting("memory://", MINE))] == ["W014"]
+
+
+def test_runserver_that_serves_no_websockets(settings: Any) -> None:
+    """A warning while one develops with Django's own; none with another one, or without our layer."""
+    settings.DEBUG = True
+    ours = setting("memory://")
+    foreign = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    try:
+        for apps_, layer, expected in (
+            (["channels"], ours, ["W003"]),
+            (["django.contrib.staticfiles", "channels"], ours, ["W003"]),
+            (["django.contrib.staticfiles", "daphne"], ours, ["W003"]),
+            (["daphne", "django.contrib.staticfiles"], ours, []),
+            (["channels"], foreign, []),
+        ):
+            with override_settings(INSTALLED_APPS=apps_):
+                get_commands.cache_clear()
+                assert [message[0] for message in found(check_settings, a=layer)] == expected
+        settings.DEBUG = False
+        assert found(check_settings, a=ours) == []
+    finally:
+        get_commands.cache_clear()
 
 
 def test_options_that_are_no_names() -> None:
