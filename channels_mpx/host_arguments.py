@@ -1,17 +1,25 @@
-"""Arguments of redis-py's connections: which values they can have. No value that may be secret is told."""
+"""Arguments of redis-py's connections: which there are, and which values they can have.
+
+No value that may be secret is told.
+"""
 
 from __future__ import annotations
 
 import codecs
+import difflib
+import inspect
 import os
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["find_file_problem", "find_problem"]
+__all__ = ["find_file_problem", "find_problem", "require_known"]
 
 #: Returns what is wrong with a value, in words that follow its name; None if nothing is.
 Find = Callable[[Any, Mapping[str, Any]], "str | None"]
+
+#: What a dict in ``hosts`` may have besides the arguments of a connection.
+_FORMS = {"address", "unix_socket_path", "ssl", "sentinels", "master_name", "sentinel_kwargs"}
 
 _UNSET = "is None; is an environment variable not set?"
 
@@ -93,9 +101,16 @@ def _credential(value: Any, others: Mapping[str, Any]) -> str | None:
 
 
 def _provider(value: Any, others: Mapping[str, Any]) -> str | None:
-    if value is None or callable(getattr(value, "get_credentials_async", None)):
+    # redis-py before 5.1 calls the one, newer ones the other; its base class has what is needed.
+    names = ("get_credentials", "get_credentials_async")
+    if value is None or any(callable(getattr(value, name, None)) for name in names):
         return None
     return "must be a redis.CredentialProvider" + _not(value)
+
+
+def _protocol(value: Any, others: Mapping[str, Any]) -> str | None:
+    # The layer speaks RESP3, whatever stands here.
+    return None if value in (None, 2, 3, "2", "3") else "must be 2 or 3"
 
 
 def _encoding(value: Any, others: Mapping[str, Any]) -> str | None:
@@ -183,9 +198,52 @@ _FINDS: dict[str, Find] = {
     "password": _credential,
     "credential_provider": _provider,
     "encoding": _encoding,
+    "protocol": _protocol,
     "ssl": _flag,
     "ssl_ca_certs": _authorities,
     "ssl_certfile": _certificate,
     "ssl_keyfile": _key,
     "ssl_ca_path": _directory,
 }
+
+
+# Names
+
+
+def require_known(
+    kind: type, arguments: Mapping[str, Any], in_url: Mapping[str, Any], tls: type
+) -> None:
+    """Refuse arguments that a class does not take, with the nearest one that it does.
+
+    Args:
+        kind: The class.
+        arguments: What it is going to get.
+        in_url: Those of them that come from a URL.
+        tls: The class that knows the arguments of TLS.
+
+    Raises:
+        ValueError: There is one. It is not told if it comes from a URL: what looks like a name
+            there may be a part of a password.
+    """
+    known = _find_known(kind)
+    for name in arguments:
+        if known is None or name in known:
+            continue
+        shown = "in the URL" if name in in_url else repr(name)
+        if name.startswith("ssl_") and name in (_find_known(tls) or ()):
+            raise ValueError(f"{name!r} is for TLS; use rediss://, or 'ssl': True in a dict")
+        near = difflib.get_close_matches(name, known | _FORMS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+        raise ValueError(f"there is no argument {shown}; {hint}")
+
+
+def _find_known(kind: type) -> set[str] | None:
+    """Return the names of the arguments that a class takes; None if it takes any."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        if "__init__" in each.__dict__:
+            parameters = tuple(inspect.signature(each.__dict__["__init__"]).parameters.values())[1:]
+            names |= {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+            if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+                return names
+    return None

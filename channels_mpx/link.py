@@ -11,10 +11,9 @@ and the newest redis-py that we support.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import redis.asyncio.connection as redis_connection
@@ -24,15 +23,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from . import exceptions
-from .host_arguments import find_file_problem
+from .host_arguments import find_file_problem, require_known
 from .hosts import Arguments, Host
 from .reasons import Attempt, Stage, chain, find_certificate_problem, find_obstacle
 from .resp import RedisLink
+from .sentinels import NoMaster, first_answers
 from .tracebacks import origin, without_frames
 from .wire import PASSING, Link, Receiver
-
-#: Seconds that the other sentinels have to contradict the first that has named a master.
-GRACE = 0.5
 
 #: The errors for which redis-py has classes; it takes the code out of their text, and keeps it in
 #: its newer versions only.
@@ -55,9 +52,6 @@ _POOL_ARGUMENTS = (
     "queue_class",
     "auto_close_connection_pool",
 )
-
-#: What a dict in ``hosts`` may have besides the arguments of a connection.
-_FORMS = {"address", "unix_socket_path", "ssl", "sentinels", "master_name", "sentinel_kwargs"}
 
 
 class RedisDialer:
@@ -149,7 +143,7 @@ class RedisDialer:
         )
         questions = [asyncio.ensure_future(self._ask(sentinel, it)) for it in sentinel.sentinels]
         try:
-            states = await _first_answers(questions)
+            states = await first_answers(questions)
             if not states:
                 raise NoMaster([question.exception() for question in questions])
         finally:
@@ -243,37 +237,6 @@ class RedisDialer:
         return f"it does not accept this process: {text}"
 
 
-class NoMaster(Exception):
-    """No sentinel has named a master; each has its error."""
-
-    def __init__(self, errors: Sequence[BaseException | None]) -> None:
-        super().__init__("no sentinel names a master")
-        self.errors = [error for error in errors if error is not None]
-
-    @property
-    def exceptions(self) -> Sequence[BaseException]:
-        """What the sentinels said, as a group of exceptions has it."""
-        return self.errors
-
-
-async def _first_answers(
-    questions: Sequence[asyncio.Future[Mapping[str, Any]]],
-) -> list[Mapping[str, Any]]:
-    """Return the answers that come soon after the first one; none if all have failed."""
-    left: set[asyncio.Future[Mapping[str, Any]]] = set(questions)
-    answers: list[Mapping[str, Any]] = []
-    loop = asyncio.get_running_loop()
-    until: float | None = None
-    while left and (until is None or loop.time() < until):
-        patience = None if until is None else until - loop.time()
-        done, left = await asyncio.wait(left, timeout=patience, return_when="FIRST_COMPLETED")
-        for question in done:
-            if question.exception() is None:
-                answers.append(question.result())
-                until = until or loop.time() + GRACE
-    return answers
-
-
 Kind = type[redis_connection.AbstractConnection]
 
 
@@ -294,42 +257,11 @@ def _prepare(host: Host) -> tuple[Arguments, Kind]:
     )
     if arguments.pop("ssl", False):
         kind = redis_connection.SSLConnection
-    _require_known(kind, arguments, in_url)
-    _require_known(Redis, host.sentinel.get("sentinel_kwargs") or {}, {})
+    require_known(kind, arguments, in_url, redis_connection.SSLConnection)
+    require_known(Redis, host.sentinel.get("sentinel_kwargs") or {}, {}, Redis)
     if kind is redis_connection.SSLConnection:
         _check_host_name(arguments)
     return arguments, kind
-
-
-def _require_known(kind: type, arguments: Mapping[str, Any], in_url: Mapping[str, Any]) -> None:
-    """Refuse arguments that a class does not take, with the nearest one that it does.
-
-    Raises:
-        ValueError: There is one. It is not told if it comes from a URL: what looks like a name
-            there may be a part of a password.
-    """
-    known = _find_known(kind)
-    for name in arguments:
-        if known is None or name in known:
-            continue
-        shown = "in the URL" if name in in_url else repr(name)
-        if name.startswith("ssl_") and name in (_find_known(redis_connection.SSLConnection) or ()):
-            raise ValueError(f"{name!r} is for TLS; use rediss://, or 'ssl': True in a dict")
-        near = difflib.get_close_matches(name, known | _FORMS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-        raise ValueError(f"there is no argument {shown}; {hint}")
-
-
-def _find_known(kind: type) -> set[str] | None:
-    """Return the names of the arguments that a class takes; None if it takes any."""
-    names: set[str] = set()
-    for each in kind.__mro__:
-        if "__init__" in each.__dict__:
-            parameters = tuple(inspect.signature(each.__dict__["__init__"]).parameters.values())[1:]
-            names |= {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
-            if not any(one.kind is one.VAR_KEYWORD for one in parameters):
-                return names
-    return None
 
 
 def _check_host_name(arguments: dict[str, Any]) -> None:

@@ -11,10 +11,12 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import Connection
 
 from channels_mpx import link as link_module
+from channels_mpx import sentinels
 from channels_mpx.exceptions import LinkUnavailable
 from channels_mpx.hosts import parse_host
-from channels_mpx.link import RedisDialer, _code, _first_answers, _hang_up, _take_over
+from channels_mpx.link import RedisDialer, _code, _hang_up, _take_over
 from channels_mpx.reasons import Attempt, Stage
+from channels_mpx.sentinels import first_answers
 from tests.servers import RedisServer
 from tests.unit.test_resp import Diary, Wire, message
 
@@ -146,10 +148,10 @@ def questions(*answers: tuple[float, Answer]) -> list[asyncio.Task[Any]]:
 
 async def test_sentinels_that_answer_soon_are_all_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first answer starts a short wait for others, who may know better; errors are no answers."""
-    monkeypatch.setattr(link_module, "GRACE", 0.1)
+    monkeypatch.setattr(sentinels, "GRACE", 0.1)
     asked = questions((0.0, OSError("down")), (0.01, {"n": 1}), (0.02, {"n": 2}), (5.0, {"n": 3}))
     start = asyncio.get_running_loop().time()
-    assert await _first_answers(asked) == [{"n": 1}, {"n": 2}]
+    assert await first_answers(asked) == [{"n": 1}, {"n": 2}]
     assert asyncio.get_running_loop().time() - start < 1.0
     asked[-1].cancel()
 
@@ -157,14 +159,14 @@ async def test_sentinels_that_answer_soon_are_all_heard(monkeypatch: pytest.Monk
 async def test_sentinels_that_all_fail_are_no_answer() -> None:
     """Then everybody has been heard, and each has its error."""
     asked = questions((0.0, OSError("first")), (0.01, OSError("second")))
-    assert await _first_answers(asked) == []
+    assert await first_answers(asked) == []
     assert [str(question.exception()) for question in asked] == ["first", "second"]
 
 
 async def test_all_sentinels_are_waited_for_no_longer_than_they_take() -> None:
     """When everybody has answered there is nothing to wait for."""
     start = asyncio.get_running_loop().time()
-    assert len(await _first_answers(questions((0.0, {"n": 1}), (0.01, {"n": 2})))) == 2
+    assert len(await first_answers(questions((0.0, {"n": 1}), (0.01, {"n": 2})))) == 2
     assert asyncio.get_running_loop().time() - start < 0.4
 
 

@@ -283,6 +283,7 @@ def test_read_a_url_strictly(url: str, problem: str) -> None:
         ({"username": 1.5}, r"\['username'\] must be a string, not float"),
         ({"credential_provider": 5}, r"\['credential_provider'\] must be a redis.Cred.* not int"),
         ({"password": "s3cret", "encoding": "utf-99"}, r"\['encoding'\] must be an encoding"),
+        ({"protocol": "s3cret"}, r"\['protocol'\] must be 2 or 3"),
         ({"encoding": 5}, r"\['encoding'\] must be an encoding"),
         ({"ssl": "yes"}, r"\['ssl'\] must be True or False, not str"),
         ({"ssl_ca_certs": "/no/such"}, r"\['ssl_ca_certs'\] names .* does not exist: '/no/such'"),
@@ -312,7 +313,7 @@ def test_check_the_arguments_of_a_dict(arguments: Any, problem: str) -> None:
     "arguments",
     [
         {"port": "6379"},
-        {"db": "1", "password": None, "username": None},
+        {"db": "1", "protocol": 2, "password": None, "username": None},
         {"password": b"x", "ssl": None},
         {"password": "\u20ac"},
         {"path": Path("/run/s")},
