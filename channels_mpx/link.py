@@ -210,21 +210,21 @@ class RedisDialer:
 
     def _judge(self, error: BaseException, attempt: Attempt, place: str) -> tuple[str, bool]:
         """Return why an attempt failed, and whether the server, or we, refused."""
-        certificate = find_certificate_problem(error)
-        if certificate is not None:
-            return certificate, True
         is_answer = isinstance(
             error, (redis_errors.ResponseError, redis_errors.AuthenticationError)
         )
         code = _code(error)
         if is_answer and code not in PASSING:
             return self._say_refusal(str(error), code), True
+        if "closed by server" in str(error):
+            return attempt.closed(), False
+        certificate = find_certificate_problem(error)
+        if certificate is not None:
+            return certificate, True
         if attempt.is_tls and any(isinstance(each, OSError) for each in chain(error)):
             problem = find_file_problem(self._arguments)  # which was all right when we began
             if problem is not None:
                 return f"hosts: {problem}", False
-        if "closed by server" in str(error):
-            return attempt.closed(), False
         if isinstance(error, redis_errors.TimeoutError):
             return attempt.timed_out(), False
         return find_obstacle(error, attempt) or _reason(error, place), False

@@ -74,11 +74,16 @@ class Attempt:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that it came from, each once."""
+    """Yield an error and those that it came from, to the first of the system's.
+
+    What stands behind that one is what somebody was handling when the attempt began.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
+        if isinstance(error, (OSError, asyncio.TimeoutError)):
+            return
         error = error.__cause__ or error.__context__
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,12 @@ async def test_master_that_is_gone() -> None:
         error = await obstacle(host)
     says(error, LinkUnavailable, rf"{HOST}:{away}: connection refused; .*")
     assert "sentinel master 'main'" in str(error)
+
+
+async def test_what_somebody_is_handling_is_no_reason() -> None:
+    """An attempt that is made while another error is being handled tells its own."""
+    try:
+        raise ssl.SSLCertVerificationError("of somebody else")
+    except ssl.SSLError:
+        error = await obstacle(f"redis://{HOST}:{free_port()}")
+    says(error, LinkUnavailable, r"connection refused; is Redis running there\?")

@@ -230,7 +230,8 @@ async def test_no_cancelled_attempt_shows_a_password() -> None:
         attempt = asyncio.ensure_future(layer._hub._dialer.dial(None))  # type: ignore[arg-type]
         await eventually(lambda: writers)
         attempt.cancel()
-        with pytest.raises(asyncio.CancelledError) as caught:
+        # Until Python 3.10 asyncio's timeouts may take the cancellation for their own.
+        with pytest.raises((asyncio.CancelledError, LinkError)) as caught:
             await attempt
         for writer in writers:
             writer.close()

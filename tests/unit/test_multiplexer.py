@@ -68,7 +68,7 @@ def test_options_without_a_layer() -> None:
         ({"capacity": 5}, "capacity"),
         ({"tiemout": 5}, "timeout"),
         ({"timeout": "soon"}, "timeout"),
-        ({"prefix": ""}, "prefix"),
+        ({"prefix": "a b"}, "prefix"),
     ]:
         with pytest.raises(ConfigurationError, match=text):
             Multiplexer("memory://", **wrong)
