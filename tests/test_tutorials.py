@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -28,14 +29,49 @@ from tests.servers import RedisServer, free_port
 TUTORIAL = DOCS / "tutorial" / "first-chat.md"
 SECOND_TUTORIAL = DOCS / "tutorial" / "payment-page.md"
 
+#: A block of commands, or a file and where the reader puts it.
+STEP = re.compile(
+    r"^```(?:sh\n(?P<commands>.*?)|\{literalinclude\} (?P<source>\S+)\n[^`]*?"
+    r"^:caption: (?P<target>\S+)\n.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
 
 # The tutorial
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The tutorial's project, as its reader has it."""
-    return Path(shutil.copytree(EXAMPLES / "first_chat", tmp_path / "first_chat"))
+    """The tutorial's project, as its reader has it before Redis goes away."""
+    return made_by(TUTORIAL, tmp_path, until="## When Redis goes away")
+
+
+@pytest.fixture
+def finished_project(tmp_path: Path) -> Path:
+    """The tutorial's project, as its reader has it in the end."""
+    return made_by(TUTORIAL, tmp_path)
+
+
+def made_by(tutorial: Path, directory: Path, until: str = "\0") -> Path:
+    """Do in a directory what a tutorial says: its commands, and the files that it shows.
+
+    Only what makes files is run: what installs packages or serves pages is not. Return where
+    the reader is then.
+    """
+    page = tutorial.read_text().partition(until)[0]
+    for match in STEP.finditer(page):
+        for line in (match["commands"] or "").splitlines():
+            words = shlex.split(line)
+            if words[0] == "cd":
+                directory /= words[1]
+            elif words[0] == "django-admin":
+                words = [sys.executable, "-m", "django", *words[1:]]
+                subprocess.run(words, cwd=directory, env=fresh(), check=True)
+            elif words[0] in ("mkdir", "touch"):
+                subprocess.run(words, cwd=directory, check=True)
+        if match["source"]:
+            shutil.copyfile(tutorial.parent / match["source"], directory / match["target"])
+    return directory
 
 
 def command(beginning: str, tutorial: Path = TUTORIAL) -> list[str]:
@@ -91,7 +127,7 @@ def room(port: int) -> Any:
 
 async def test_tutorial_runs_in_one_process(project: Path) -> None:
     """With runserver on memory://, one window hears the other."""
-    words = command("python -m django runserver")[1:]
+    words = command("python manage.py runserver")[1:]
     port = free_port()
     words = [*words, "--noreload", f"localhost:{port}"]
     async with served(project, words, port), room(port) as ada, room(port) as bob:
@@ -117,7 +153,7 @@ async def test_tutorial_runs_in_two_processes(
         for person in people:
             assert await asyncio.wait_for(person.recv(), 10) == '{"text": "hello"}'
 
-        _, python, *words = command("REDIS_URL")
+        _, python, *words = command("REDIS_URL=redis://localhost:6379/0 python say.py")
         assert python == "python"
         said = subprocess.run([sys.executable, *words], cwd=project, env=fresh(**env), check=False)
         assert said.returncode == 0
@@ -126,35 +162,75 @@ async def test_tutorial_runs_in_two_processes(
         assert str(server.command("CLIENT", "LIST")).count("channels_mpx:mysite:") == 2
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["pytest -p no:cacheprovider -o asyncio_mode=auto", "django test --settings mysite.settings"],
-    ids=["pytest", "django"],
-)
-def test_examples_of_tests_run(project: Path, words: str) -> None:
-    """Those of the chat pass under pytest, and the test cases under Django's runner."""
-    if "django" in words:
-        for path in set(project.glob("test_*.py")) - {project / "test_cases.py"}:
-            path.unlink()  # they import pytest, or need its fixtures
-    write_metadata(project)
-    path = f"{project}:{ROOT}"
+async def test_chat_survives_an_outage(
+    finished_project: Path, make_redis: Callable[..., RedisServer]
+) -> None:
+    """Who speaks while Redis is away is told, and hears the others again afterwards."""
+    server = make_redis()
+    port = free_port()
+    words = [*command("python manage.py runserver")[1:], "--noreload", f"localhost:{port}"]
+    async with served(finished_project, words, port, REDIS_URL=server.url), room(port) as ada:
+        await ada.send('{"text": "hello"}')
+        assert json.loads(await asyncio.wait_for(ada.recv(), 10)) == {"text": "hello"}
+        server.stop()
+        await ada.send('{"text": "lost"}')
+        notice = json.loads(await asyncio.wait_for(ada.recv(), 30))["notice"]
+        assert notice.startswith("Perhaps not sent")
+        server.start()
+        notice = json.loads(await asyncio.wait_for(ada.recv(), 30))["notice"]
+        assert "Lines may be missing" in notice
+        await ada.send('{"text": "back"}')
+        assert json.loads(await asyncio.wait_for(ada.recv(), 10)) == {"text": "back"}
+
+
+def output_of(project: Path, tmp_path: Path, *words: str) -> str:
+    """Run a command of Python in a project whose reader has set nothing; return what it says."""
+    site = tmp_path / "site"
+    site.mkdir(exist_ok=True)
+    if not list(site.iterdir()):
+        write_metadata(site)
     done = subprocess.run(
-        [sys.executable, "-m", *words.split()],
+        [sys.executable, *words],
         cwd=project,
-        env=environment(DJANGO_SETTINGS_MODULE="mysite.settings", PYTHONPATH=path),
+        env=fresh(PYTHONPATH=f"{site}:{ROOT}"),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_tests_of_the_tutorial_pass(finished_project: Path, tmp_path: Path) -> None:
+    """With the command and the settings of the page, and nothing else."""
+    assert "3 passed" in output_of(finished_project, tmp_path, *command("python -m pytest")[1:])
+
+
+def test_examples_of_tests_run(project: Path, tmp_path: Path) -> None:
+    """Those of the page about tests pass beside its settings."""
+    shutil.copy(EXAMPLES / "first_chat" / "pytest.ini", project)
+    for path in (EXAMPLES / "first_chat").glob("test_*.py"):
+        shutil.copy(path, project)
+    assert "9 passed" in output_of(project, tmp_path, *command("python -m pytest")[1:])
+
+
+def test_examples_of_test_cases_run(project: Path, tmp_path: Path) -> None:
+    """Under Django's runner."""
+    shutil.copy(EXAMPLES / "first_chat" / "test_cases.py", project)
+    assert "Ran 2 tests" in output_of(project, tmp_path, "manage.py", "test")
+
+
+def test_commands_of_the_layer_are_there(project: Path, tmp_path: Path) -> None:
+    """``manage.py mpx``, of which other pages speak, is known to the tutorial's project."""
+    assert "status" in output_of(project, tmp_path, "manage.py", "mpx", "--help")
 
 
 # The second part of the tutorial
 
 
 @pytest.fixture
-def second_project(project: Path) -> Path:
+def second_project(finished_project: Path) -> Path:
     """The project after the second part."""
-    return Path(shutil.copytree(EXAMPLES / "payment_page", project, dirs_exist_ok=True))
+    return made_by(SECOND_TUTORIAL, finished_project)
 
 
 def pay_page(port: int) -> Any:
@@ -192,7 +268,7 @@ def read(url: str, data: bytes | None = None) -> str:
 
 async def test_second_tutorial_runs_in_one_process(second_project: Path) -> None:
     """With runserver on memory://, the bank's tab keeps the promise, or comes too late."""
-    words = command("python -m django runserver", SECOND_TUTORIAL)[1:]
+    words = command("python manage.py runserver", SECOND_TUTORIAL)[1:]
     port = free_port()
     words = [*words, "--noreload", f"localhost:{port}"]
     async with served(second_project, words, port):
@@ -237,20 +313,10 @@ async def test_second_tutorial_runs_in_two_processes(
         assert (await outcome(page, number)).startswith("unknown: ")
 
 
-def test_examples_of_tests_of_consumers_run(second_project: Path) -> None:
-    """Those of the payment page, and of the page about subscriptions."""
+def test_examples_of_tests_of_consumers_run(second_project: Path, tmp_path: Path) -> None:
+    """Those of the two parts, and of the page about subscriptions."""
+    words = command("python -m pytest", SECOND_TUTORIAL)[1:]
+    assert "7 passed" in output_of(second_project, tmp_path, *words)
     for name in ("market.py", "test_market.py"):
         shutil.copy(EXAMPLES / name, second_project)
-    write_metadata(second_project)
-    words = "-m pytest -p no:cacheprovider -o asyncio_mode=auto test_pay.py test_market.py"
-    done = subprocess.run(
-        [sys.executable, *words.split()],
-        cwd=second_project,
-        env=environment(
-            DJANGO_SETTINGS_MODULE="mysite.settings", PYTHONPATH=f"{second_project}:{ROOT}"
-        ),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 passed" in done.stdout
+    assert "9 passed" in output_of(second_project, tmp_path, *words)

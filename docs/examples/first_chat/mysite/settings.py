@@ -7,6 +7,7 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 INSTALLED_APPS = [
     "daphne",  # first, so that runserver speaks WebSocket
     "channels",
+    "channels_mpx",  # for manage.py mpx, and its system checks
     "chat",
 ]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
