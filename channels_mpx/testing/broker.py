@@ -22,6 +22,7 @@ from channels_mpx.hub import Hub
 from channels_mpx.layer import MultiplexedChannelLayer
 from channels_mpx.memory import MemoryBroker, MemoryLink
 
+from .faults import lasting
 from .lanes import Lanes
 from .outbox import Outbox, Sent
 
@@ -52,6 +53,7 @@ class Broker(MemoryBroker):
         **config: Any,
     ) -> None:
         super().__init__()
+        _refuse_hosts(config)
         self._name = f"testing-{next(_numbers)}"
         self._backend = backend
         self._config = config
@@ -85,9 +87,9 @@ class Broker(MemoryBroker):
         backend = import_string(settings["BACKEND"]) if "BACKEND" in settings else None
         if not isinstance(backend, type) or not issubclass(backend, MultiplexedChannelLayer):
             return cls(seed, **config)
-        configured = {**settings.get("CONFIG", {}), **config}
+        configured = {**settings.get("CONFIG", {})}
         configured.pop("hosts", None)
-        return cls(seed, backend, **configured)
+        return cls(seed, backend, **{**configured, **config})
 
     def __enter__(self) -> Broker:
         return self
@@ -107,6 +109,7 @@ class Broker(MemoryBroker):
         """
         if self._is_closed:
             raise exceptions.ClosedError(what="The broker")
+        _refuse_hosts(config)
         layer = self._backend(hosts=[f"memory://{self._name}"], **{**self._config, **config})
         self._layers.append(layer)
         return layer
@@ -162,7 +165,7 @@ class Broker(MemoryBroker):
         for link in links:
             link.call_soon(link.lose, reason)
 
-    @contextlib.contextmanager
+    @lasting
     def down(self) -> Iterator[None]:
         """Lose every connection and accept none while the context lasts."""
         self._outages += 1
@@ -208,7 +211,7 @@ class Broker(MemoryBroker):
         """
         return self._dropping(_require_share("rate", rate))
 
-    @contextlib.contextmanager
+    @lasting
     def _dropping(self, rate: float) -> Iterator[None]:
         previous, self._rate = self._rate, rate
         try:
@@ -230,7 +233,7 @@ class Broker(MemoryBroker):
         """
         return self._delaying(require_deadline(seconds, "seconds"))
 
-    @contextlib.contextmanager
+    @lasting
     def _delaying(self, seconds: float) -> Iterator[None]:
         previous, self._lanes.seconds = self._lanes.seconds, seconds
         try:
@@ -238,7 +241,7 @@ class Broker(MemoryBroker):
         finally:
             self._lanes.seconds = previous
 
-    @contextlib.contextmanager
+    @lasting
     def freeze(self) -> Iterator[None]:
         """Deliver nothing and answer nothing while the context lasts, and all of it afterwards."""
         self._lanes.freeze()
@@ -311,6 +314,15 @@ def _end(hub: Hub) -> None:
             home.courier.post(hub._leave)
     else:
         hub.close()
+
+
+def _refuse_hosts(config: dict[str, Any]) -> None:
+    """Let nobody believe that a layer under test is on another server."""
+    if "hosts" in config:
+        raise exceptions.ConfigurationError(
+            problem="hosts is not for layers under test: they are on the broker of the test, in "
+            "this process; leave it out"
+        )
 
 
 def _require_share(name: str, value: object) -> float:

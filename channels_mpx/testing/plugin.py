@@ -5,6 +5,7 @@ Installing the package is enough: pytest finds it by its entry point.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,41 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if names is not None and "mpx_layer" not in names and item.get_closest_marker("mpx"):
         # A new list: those of a parametrized test, of which one may have the marker, share it.
         item.fixturenames = ["mpx_layer", *names]  # type: ignore[attr-defined]
+
+
+#: The fixtures of a test that `pytest_runtest_teardown` may have to finish, in order of making.
+_made = pytest.StashKey[list[tuple[pytest.FixtureDef[Any], Any]]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> None:
+    """Note what a test has."""
+    if fixturedef.scope == "function":
+        request.node.stash.setdefault(_made, []).append((fixturedef, request))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Finish what a teardown that is cancelled has not: nothing of it reaches the next test.
+
+    A communicator of Channels whose ``receive_…`` timed out raises `CancelledError` when a fixture
+    disconnects it. To pytest that is no outcome of a test: it stops there, keeps all fixtures that
+    are not finished, and gives them to the next test.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as cancelled:
+        errors: list[BaseException] = []
+        for fixturedef, request in reversed(item.stash.setdefault(_made, [])):
+            try:
+                fixturedef.finish(request)
+            except (Exception, asyncio.CancelledError) as error:
+                errors.append(error)
+        raise cancelled from (errors[0] if errors else cancelled.__cause__)
+    finally:
+        item.stash.setdefault(_made, []).clear()
 
 
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:

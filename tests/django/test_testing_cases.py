@@ -109,3 +109,47 @@ def test_test_cases_under_djangos_runner(
     done.stderr.fnmatch_lines(["Ran 10 tests in *", "OK"])
     for word in ("never retrieved", "never awaited", "was destroyed", "Warning"):
         assert word not in done.stdout.str() + done.stderr.str()
+
+
+def test_mixin_behind_the_test_case(project: Project) -> None:
+    """It would do nothing there: refused when the class is defined."""
+    done = project.run(
+        """
+        from django.test import SimpleTestCase
+        from channels_mpx.testing import ChannelLayerTestMixin
+
+        class Wrong(SimpleTestCase, ChannelLayerTestMixin):
+            pass
+        """
+    )
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["*Wrong must have ChannelLayerTestMixin before its test case*"])
+
+
+def test_set_up_that_forgets_the_mixin(project: Project) -> None:
+    """Its tests would use the real layer: they fail, and say why."""
+    done = project.run(
+        """
+        from django.test import SimpleTestCase
+        from channels_mpx.testing import ChannelLayerTestMixin
+
+        class Forgetful:
+            def setUp(self):
+                pass
+
+        class TestOne(ChannelLayerTestMixin, SimpleTestCase):
+            def setUp(self):
+                pass
+
+            def test_it(self):
+                pass
+
+        class TestTwo(Forgetful, ChannelLayerTestMixin, SimpleTestCase):
+            def test_it(self):
+                pass
+        """
+    )
+    done.assert_outcomes(failed=2)
+    done.stdout.fnmatch_lines(
+        ["*setUp() of TestOne must call super*", "*setUp() of TestTwo must call super*"]
+    )

@@ -193,6 +193,7 @@ def test_every_layer_is_as_before_afterwards(project: Project) -> None:
     [
         ("5", "*takes keyword arguments only, not (5,)*"),
         ("capactiy=5", "*capactiy*did you mean*capacity*"),
+        ("hosts=['redis://localhost']", "*hosts is not for layers under test*"),
     ],
 )
 def test_marker_that_is_wrong(project: Project, marker: str, text: str) -> None:
@@ -300,3 +301,61 @@ def test_marker_is_shown(project: Project) -> None:
     done = project.run("'''\n>>> 1\n1\n'''", "--markers")
     done.stdout.fnmatch_lines(["@pytest.mark.mpx(alias='default'*"])
     project.passes(1, "'''\n>>> 1\n1\n'''", "--doctest-modules")
+
+
+POISON = """
+    import pytest
+    from channels.layers import get_channel_layer
+    from channels.testing import WebsocketCommunicator
+    from mychat import Plain
+
+
+    @pytest.fixture
+    async def person(mpx_layer):
+        person = WebsocketCommunicator(Plain.as_asgi(), "/")
+        assert (await person.connect())[0]
+        yield person
+        await person.disconnect()
+
+
+    async def test_that_times_out(person, mpx_layer):
+        await mpx_layer.group_send("elsewhere", {"type": "left over"})
+        await person.receive_json_from(0.01)
+
+
+    @pytest.mark.mpx(capacity=2)
+    async def test_afterwards(mpx_layer, mpx_outbox, mpx_broker):
+        assert mpx_layer.capacity == 2
+        assert mpx_outbox == []
+        assert get_channel_layer() is mpx_layer
+
+
+    @pytest.mark.mpx(prefix="again")
+    async def test_once_more(person, mpx_outbox):
+        await person.send_json_to({"text": "hello"})
+        assert await person.receive_json_from() == "hello"
+        assert mpx_outbox.to_group("room") == [{"type": "said", "text": "hello"}]
+
+
+    def test_without_a_layer_of_its_own():
+        assert "192.0.2.1" in repr(get_channel_layer())
+"""
+
+
+def test_test_that_times_out_leaves_nothing_to_the_next(project: Project) -> None:
+    """Channels' communicator then raises CancelledError in the teardown of its fixture.
+
+    Pytest goes no further with the teardown, and keeps what the other fixtures have made.
+    """
+    done = project.run(POISON)
+    done.assert_outcomes(passed=3, failed=1, errors=1)
+    done.stdout.fnmatch_lines(["*ERROR at teardown of test_that_times_out*"])
+
+
+@pytest.mark.parametrize("fault", ["delay(1)", "drop(1.0)", "freeze()", "down()"])
+def test_fault_without_its_block(project: Project, fault: str) -> None:
+    """It does nothing, and says so."""
+    done = project.run(f"def test_fault(mpx_broker): mpx_broker.{fault}")
+    name = fault.partition("(")[0]
+    done.stdout.fnmatch_lines([f"*RuntimeWarning: Broker.{name}() does nothing by itself*"])
+    project.passes(1, f"def test_fault(mpx_broker):\n    with mpx_broker.{fault}: pass")
