@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 
+import redis
 from daphne.endpoints import build_endpoint_description_strings
 from daphne.server import Server
 
@@ -37,7 +38,10 @@ def main() -> None:
         standin.start()
     server.run()
     if server.abort_start:
-        sys.exit(f"Nothing could listen on {options.bind}, port {options.port}.")
+        sys.exit(
+            f"Nothing could listen on {options.bind}, port {options.port}. Choose another port with "
+            f"--port {options.port + 1}; behind tox: `-- --port {options.port + 1}`."
+        )
 
 
 def banner(bind: str, server: Server) -> str:
@@ -52,8 +56,23 @@ def banner(bind: str, server: Server) -> str:
         f"Pages:  http://{address}:{server.listening_addresses[0][1]}/\n"
         f"Layer:  {settings.CHANNEL_LAYERS['default']['BACKEND']} on {without_secrets(host())}\n"
         f"Board:  fed by {feed if is_on_redis() else 'this process: no other can reach it'}\n"
+        f"{trouble()}"
         "Ctrl-C ends it."
     )
+
+
+def trouble() -> str:
+    """Return a line about a Redis that does not answer within 2 s; nothing if it does."""
+    from home.layer import host, is_on_redis
+
+    if not is_on_redis():
+        return ""
+    try:
+        with redis.Redis.from_url(host(), socket_connect_timeout=2, socket_timeout=2) as client:
+            client.ping()
+    except (redis.RedisError, OSError) as error:
+        return f"Redis:  not reachable ({error}); the pages wait for it\n"
+    return ""
 
 
 if __name__ == "__main__":

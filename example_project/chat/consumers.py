@@ -8,13 +8,15 @@ from home.rules import Refused, clean_name, clean_room, clean_text
 
 from channels_mpx.consumers import MultiplexedConsumerMixin
 from channels_mpx.exceptions import MPXError
+from channels_mpx.gap import Gap
 
 
 class ChatConsumer(MultiplexedConsumerMixin, PageConsumer):
     """A person in a room.
 
     The page sends `{"type": "join", "id", "name"}` and then `{"type": "say", "id", "text"}`.
-    It gets `joined`, `message`, `notice`, `announcement` and `error`. An error carries the `id`
+    It gets `joined`, `message`, `notice`, `announcement` and `error`, and when the connection to
+    Redis breaks `interrupted` and `gap`. An error carries the `id`
     of what it answers, and `retry` tells whether the same may work later. The socket stays open
     through all of them, also while Redis is away.
     """
@@ -90,6 +92,14 @@ class ChatConsumer(MultiplexedConsumerMixin, PageConsumer):
     async def chat_announcement(self, event: dict[str, Any]) -> None:
         """Pass on what `manage.py announce` says."""
         await self.send_json({"type": "announcement", "text": event["text"]})
+
+    async def on_disconnect(self, error: Exception) -> None:
+        """The connection to Redis is lost; the page says so."""
+        await self.send_json({"type": "interrupted"})
+
+    async def on_gap(self, gap: Gap) -> None:
+        """Everything is back. What was said meanwhile may be missing."""
+        await self.send_json({"type": "gap", "seconds": gap.seconds})
 
 
 def room_group(room: str) -> str:

@@ -9,6 +9,7 @@ from home.rules import Refused
 
 from channels_mpx import PromiseCancelled, PromiseInterrupted, PromiseTimeout
 from channels_mpx.consumers import PromiseMixin
+from channels_mpx.gap import Gap
 
 PATIENCE = (5, 30, 120)  # seconds that a person may choose from
 
@@ -49,3 +50,11 @@ class CheckoutConsumer(PromiseMixin, PageConsumer):
         logger.info("Order %s: %s.", order, outcome)
         ended = {"type": "outcome", "order": order, "outcome": outcome, "detail": detail[:200]}
         await self.send_json(ended)
+
+    async def on_disconnect(self, error: Exception) -> None:
+        """The connection to Redis is lost; the page says so."""
+        await self.send_json({"type": "interrupted"})
+
+    async def on_gap(self, gap: Gap) -> None:
+        """Everything is back."""
+        await self.send_json({"type": "gap", "seconds": gap.seconds})

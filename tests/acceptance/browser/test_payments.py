@@ -108,3 +108,20 @@ async def test_who_leaves_releases_the_handler(
 
 def _is_released(process: ExampleProcess, number: str) -> Callable[[], bool]:
     return lambda: f"Order {number} is given up" in process.errors
+
+
+async def test_a_lost_connection_is_shown_in_the_head(
+    browser: Browser, one: ExampleProcess, redis_server: RedisServer
+) -> None:
+    page = await browser.open(f"{one.url}/payments/")
+    await page.shows("#status", "Connected")
+    await page.evaluate(
+        "new MutationObserver(() => (window.seen ??= []).push("
+        "document.querySelector('#status').textContent)).observe("
+        "document.querySelector('#status'), {childList: true})"
+    )
+    await pay_again(page)
+    redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
+    await page.shows("#outcome", "Not known")
+    await page.shows("#status", "Connected")
+    assert "Redis is away…" in await page.evaluate("window.seen")

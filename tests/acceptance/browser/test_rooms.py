@@ -98,3 +98,19 @@ async def test_mistakes_are_explained(browser: Browser, one: ExampleProcess) -> 
     await say(page, "lobby", "who am I?")
     await page.shows("#problem", "Your name has 1 to 24 characters.")
     assert await page.evaluate("document.querySelector('#text').value") == "who am I?"
+
+
+async def test_an_error_of_an_outage_ends_with_it(
+    browser: Browser, one: ExampleProcess, redis_server: RedisServer
+) -> None:
+    page = await enter(browser, one.url, "Ada")
+    await page.evaluate("document.querySelector('#problem').textContent = 'Not done'")
+    redis_server.command("CLIENT", "KILL", "TYPE", "pubsub")
+    await page.shows("#lines", "lines may be missing here")
+    assert not await page.text("#problem")
+
+
+async def test_a_long_name_stays_in_its_panel(browser: Browser, one: ExampleProcess) -> None:
+    page = await enter(browser, one.url, "Ada", "a" * 40)
+    side = "document.querySelector('.side')"
+    assert await page.evaluate(f"{side}.scrollWidth <= {side}.clientWidth")

@@ -4,7 +4,7 @@
 // an outbox entry: "waiting" for a connection (sent on its own later), "sending", or "failed"
 // (with the choice to try again). Nothing is sent twice unless you ask for it.
 
-import { Socket, clock, element, hue, keepDown, show } from "../home/socket.js";
+import { Socket, clock, duration, element, hue, keepDown, show } from "../home/socket.js";
 
 const room = document.querySelector("#chat").dataset.room;
 const me = document.querySelector("#chat").dataset.name;
@@ -46,6 +46,12 @@ function receive(message) {
     addMessage(message.name, message.text, message.id !== null);
   } else if (message.type === "notice" || message.type === "announcement") {
     addLine(message.type, element("p", "", message.text));
+  } else if (message.type === "interrupted") {
+    show("away", "Redis is away…");
+  } else if (message.type === "gap") {
+    if (joined) show("here", "Connected");
+    const text = `Away for ${duration(message.seconds)}: lines may be missing here.`;
+    addLine("notice", element("p", "", text));
   } else if (message.type === "error" && message.id === JOIN) {
     if (message.retry) return socket.retry();
     socket.stop();

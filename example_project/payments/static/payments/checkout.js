@@ -1,6 +1,6 @@
 // The checkout: asks to pay, counts down, and shows in plain words how it ended.
 
-import { Socket } from "../home/socket.js";
+import { Socket, show } from "../home/socket.js";
 
 const find = (id) => document.querySelector(`#${id}`);
 const steps = { pay: find("pay"), waiting: find("waiting"), outcome: find("outcome") };
@@ -26,6 +26,8 @@ const socket = new Socket("/ws/payments/", {
   received(message) {
     if (message.type === "waiting") wait(message);
     else if (message.type === "outcome") end(message.outcome, detailOf(message));
+    else if (message.type === "interrupted") show("away", "Redis is away…");
+    else if (message.type === "gap") show("here", "Connected");
     else if (message.type === "error") end("failed", message.text);
   },
   lost() {

@@ -22,6 +22,7 @@ let counter = 0;
 const socket = new Socket("/ws/rooms/", {
   opened() {
     socket.works();
+    problem.textContent = "";
     asked.clear();
     for (const room of rooms.keys()) join(room);
   },
@@ -55,6 +56,7 @@ function received(message) {
     for (const room of rooms.keys()) mark(room, "waiting");
   } else if (message.type === "gap") {
     show("here", "Connected");
+    problem.textContent = "";
     const length = duration(message.seconds);
     addItem("notice", element("p", "", `Away for ${length}: lines may be missing here.`));
   } else if (message.type === "error") {
