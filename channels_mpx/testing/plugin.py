@@ -60,7 +60,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
         yield
     except asyncio.CancelledError as cancelled:
         errors: list[BaseException] = []
-        for fixturedef, request in reversed(item.stash.setdefault(_made, [])):
+        made = item.stash.get(_made, [])
+        for fixturedef, request in reversed(made):
             try:
                 fixturedef.finish(request)
             except (Exception, asyncio.CancelledError) as error:
