@@ -66,7 +66,7 @@ async def back_after_kill(layer: MultiplexedChannelLayer, server: RedisServer) -
 
 @pytest.mark.timeout(180)
 async def test_kills_under_churn_with_twenty_thousand_groups(
-    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch, is_full: bool
 ) -> None:
     """All of 20,000 groups are active again at once, in batches, while members come and go.
 
@@ -101,9 +101,10 @@ async def test_kills_under_churn_with_twenty_thousand_groups(
             f"{GROUPS} groups active again after {min(took):.3f} to {max(took):.3f} s, "
             f"of which {min(work):.3f} to {max(work):.3f} s are ours"
         )
-        assert min(work) < WORK
-        assert min(took) < BEST
-        assert max(took) < WORST
+        if is_full:  # on a machine that does nothing else
+            assert min(work) < WORK
+            assert min(took) < BEST
+            assert max(took) < WORST
         await eventually(lambda: group_subscriptions(server) == wanted)
         assert layer.statistics().connection.active == GROUPS + 1
         await layer.group_send("g7", {"type": "a"})
@@ -297,7 +298,7 @@ async def test_a_crowd_reconnects_within_seconds(make_redis: MakeRedis, is_full:
         await eventually(lambda: is_crowded(server, processes, groups), 30)
         took = time.monotonic() - start
         print(f"{processes} processes with {groups} groups each: active again after {took:.2f} s")
-        assert took < 5.0
+        assert took < 5.0 or not is_full
 
 
 async def test_a_crowd_that_waits_too_long_would_be_found(make_redis: MakeRedis) -> None:

@@ -113,16 +113,16 @@ class Outage:
     back: float = 0.0
 
 
-def twenty_outages(dice: random.Random) -> list[Outage]:
-    """Return outages of 0.1 s to 60 s, uniform on a logarithmic scale; one of them has 60 s."""
-    steps = [(number + dice.random()) / 20 for number in range(19)]
-    spread = [SHORTEST * (LONGEST / SHORTEST) ** step for step in steps]
+def random_outages(dice: random.Random, count: int, longest: float) -> list[Outage]:
+    """Return outages from 0.1 s on, uniform on a logarithmic scale; the last is the longest."""
+    steps = [(number + dice.random()) / count for number in range(count - 1)]
+    spread = [SHORTEST * (longest / SHORTEST) ** step for step in steps]
     # A freeze that is shorter than the time in which it is noticed is no outage.
     every, whole = itertools.cycle(("kill", "stop", "freeze")), itertools.cycle(("kill", "stop"))
     outages = [
         Outage(seconds, next(every if seconds > NOTICED + 1.0 else whole)) for seconds in spread
     ]
-    return [*outages, Outage(LONGEST, "kill")]
+    return [*outages, Outage(longest, "kill")]
 
 
 def dealt(outages: list[Outage], most: float) -> list[list[Outage]]:
@@ -222,15 +222,21 @@ class World:
 
 
 @pytest.mark.timeout(150)
-async def test_twenty_random_outages_lose_nothing_unannounced(make_redis: MakeRedis) -> None:
-    """Outages of 0.1 s to 60 s with the default options: what the layer promises, for each.
+async def test_random_outages_lose_nothing_unannounced(
+    make_redis: MakeRedis, is_full: bool
+) -> None:
+    """Outages with the default options: what the layer promises, for each.
 
-    All is active again within 1 s (twice a little later, as the four servers share our loop), and Redis has exactly what is wanted; everybody gets one notice
+    At full size 20 of 0.1 s to 60 s, after which all is active again within 1 s (twice a little
+    later, as the four servers share our loop); otherwise 8 of 0.1 s to 10 s.
+
+    Redis has exactly what is wanted; everybody gets one notice
     of the beginning and one of the end, with the link's number, the reason and the duration; every
     message comes once, or was lost in such a gap.
     """
-    outages = twenty_outages(random.Random("outages"))
-    worlds = [World(make_redis(), hand) for hand in dealt(outages, LONGEST)]
+    count, longest = (20, LONGEST) if is_full else (8, 10.0)
+    outages = random_outages(random.Random("outages"), count, longest)
+    worlds = [World(make_redis(), hand) for hand in dealt(outages, longest)]
     for world, account in zip(
         worlds, await asyncio.gather(*(world.live() for world in worlds)), strict=True
     ):
@@ -239,10 +245,11 @@ async def test_twenty_random_outages_lose_nothing_unannounced(make_redis: MakeRe
         assert not account.errors
         assert account.opened == account.closed == len(world.outages)
     back = sorted(outage.back for outage in outages)
-    print(f"20 outages, active again after {back[0]:.3f} to {back[-1]:.3f} s")
-    assert len(back) == 20
-    assert back[17] <= SOON
-    assert back[-1] <= SOON + LATE
+    print(f"{count} outages, active again after {back[0]:.3f} to {back[-1]:.3f} s")
+    assert len(back) == count
+    if is_full:
+        assert back[17] <= SOON
+        assert back[-1] <= SOON + LATE
 
 
 async def test_losses_are_there_to_be_announced(make_redis: MakeRedis) -> None:
@@ -271,7 +278,7 @@ async def test_losses_are_there_to_be_announced(make_redis: MakeRedis) -> None:
         assert check(sent, unannounced).dropped == 20
 
 
-async def test_long_outage_ends_within_a_second_of_the_server(make_redis: MakeRedis) -> None:
+async def test_long_outage_ends_soon_after_the_server(make_redis: MakeRedis, is_full: bool) -> None:
     """The pauses between attempts stop growing at 1 s; it never gives up."""
     server = make_redis()
     async with (
@@ -285,7 +292,7 @@ async def test_long_outage_ends_within_a_second_of_the_server(make_redis: MakeRe
         server.start()
         start = time.monotonic()
         await eventually(lambda: is_active(layer))
-        assert time.monotonic() - start < SOON
+        assert time.monotonic() - start < SOON or not is_full
         # The control: with pauses that grow to a minute it would still be deaf.
         with pytest.raises(AssertionError):
             await eventually(lambda: is_active(patient), 0.7)

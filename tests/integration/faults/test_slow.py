@@ -250,10 +250,11 @@ async def small_beside_large(
         return sorted(took)
 
 
-async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis) -> None:
-    """100 x 1 MB through the same two connections, for a slow consumer: small ones are still quick.
+async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis, is_full: bool) -> None:
+    """100 x 1 MB through the same two connections, for a slow consumer: small ones overtake them.
 
-    In one of three trials: what other programs take of the machine can be more than the bound.
+    What the consumer needs for all large ones is what a small one waits for at least, if reading
+    waits for consumers. At full size 99 of 100 also take 50 ms at most, in one of three trials.
     """
     server = make_redis()
     for _ in range(3):
@@ -263,6 +264,9 @@ async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis) -> N
             f"{len(took)} small messages: p50 {took[len(took) // 2] * 1000:.1f} ms, "
             f"p99 {p99 * 1000:.1f} ms"
         )
+        if not is_full:
+            assert p99 < 100 * 0.01
+            return
         if p99 <= 0.05:
             return
     raise AssertionError("in no trial were 99 of 100 small messages there within 50 ms")
