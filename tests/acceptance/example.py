@@ -183,6 +183,9 @@ class Page:
     def __init__(self, url: str, path: str, origin: str | None = None) -> None:
         self.ids = map(str, itertools.count(1))
         self.socket: ClientConnection
+        #: What a page only shows in its head comes whenever it comes; rooms and board tell more by it.
+        tells_little = path.startswith(("/ws/chat/", "/ws/payments/"))
+        self._asides = {"interrupted", "gap"} if tells_little else set()
         address = url.replace("http", "ws", 1) + path
         self._connect = connect(address, origin=Origin(origin or url))
 
@@ -206,8 +209,11 @@ class Page:
         return message
 
     async def hear_anything(self, timeout: float = 10) -> dict[str, Any]:
-        """Return the next message."""
-        return dict(json.loads(await asyncio.wait_for(self.socket.recv(), timeout)))
+        """Return the next message that is no aside."""
+        while True:
+            message = dict(json.loads(await asyncio.wait_for(self.socket.recv(), timeout)))
+            if message["type"] not in self._asides:
+                return message
 
     async def still_open(self) -> bool:
         """Whether the server answers a ping on this socket."""
