@@ -39,7 +39,10 @@ def require_payload(value: object, name: str = "payload") -> bytes:
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise exceptions.InvalidArgument(name=name, required="str or bytes", value=value)
+        required = "str or bytes"
+        if isinstance(value, (dict, list, tuple)):
+            required = f"str or bytes, for example json.dumps({name})"
+        raise exceptions.InvalidArgument(name=name, required=required, value=value)
     try:
         return value.encode()
     except UnicodeEncodeError as error:

@@ -185,13 +185,19 @@ class Multiplexer:
 
         Raises:
             InvalidName: The channel is empty, or neither text nor bytes.
+            ReservedName: The channel lies under the prefix: what is there is the layer's own.
             InvalidArgument: The payload is neither text nor bytes.
             LinkUnavailable: There was no link until the deadline; nothing was sent.
             LinkLost: The link was lost meanwhile; the message may or may not have been published.
             CommandRefused: Redis does not allow it.
         """
-        name, data = encode_name(channel), require_payload(payload)
-        return await self._hub.call(self._hub.publish, name, data)
+        return await self._hub.call(self._hub.publish, *self._prepare(channel, payload))
+
+    def _prepare(self, channel: str | bytes, payload: str | bytes) -> tuple[bytes, bytes]:
+        """Return what Redis gets of a message, or raise what is wrong with it."""
+        name = encode_name(channel)
+        self._hub.names.require_foreign(name)
+        return name, require_payload(payload)
 
     async def pubsub_channels(self, pattern: str | bytes = "*") -> list[bytes]:
         """Return the channels on the server that somebody is subscribed to, without patterns.
@@ -306,7 +312,7 @@ class SyncMultiplexer:
     def publish(self, channel: str | bytes, payload: str | bytes) -> int:
         """See `Multiplexer.publish`."""
         require_no_loop("publish")
-        return self._hub.call_sync(self._multiplexer.publish, channel, payload)
+        return self._hub.call_sync(self._hub.publish, *self._multiplexer._prepare(channel, payload))
 
     def pubsub_channels(self, pattern: str | bytes = "*") -> list[bytes]:
         """See `Multiplexer.pubsub_channels`."""

@@ -198,7 +198,7 @@ class Namespace:
         return self._root.startswith(literal) or literal.startswith(self._root)
 
     def require_foreign(self, name: bytes) -> None:
-        """Refuse a name that a user must not subscribe to.
+        """Refuse a name that a user must neither subscribe to nor publish on.
 
         Raises:
             ReservedName: It lies under the prefix.

@@ -95,12 +95,21 @@ def test_payloads(value: Any, payload: bytes) -> None:
     assert require_payload(value) == payload
 
 
-@pytest.mark.parametrize("value", [None, 7, 1.5, {}, ["a"], bytearray(b"a"), memoryview(b"a")])
+@pytest.mark.parametrize("value", [None, 7, 1.5, {"a"}, bytearray(b"a"), memoryview(b"a")])
 def test_what_is_no_payload(value: Any) -> None:
     """Whatever else it is must be made bytes by whoever knows how."""
     with pytest.raises(InvalidArgument) as caught:
         require_payload(value)
     assert str(caught.value) == f"payload must be str or bytes, not {value!r}."
+
+
+@pytest.mark.parametrize("value", [{}, {"a": 1}, ["a"], ()])
+def test_structure_that_is_no_payload(value: Any) -> None:
+    """Who forgot to encode it is told how."""
+    with pytest.raises(InvalidArgument) as caught:
+        require_payload(value)
+    required = "str or bytes, for example json.dumps(payload)"
+    assert str(caught.value) == f"payload must be {required}, not {value!r}."
 
 
 def test_text_that_cannot_travel() -> None:

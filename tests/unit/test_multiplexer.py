@@ -15,6 +15,7 @@ from channels_mpx import (
     LinkUnavailable,
     Multiplexer,
     PromiseCancelled,
+    ReservedName,
     SubscriptionIsClosed,
     SyncCallFromAsync,
 )
@@ -121,13 +122,27 @@ async def test_publish_nonsense(mux: Multiplexer) -> None:
             await mux.pubsub_numsub("one", name)  # type: ignore[arg-type]
         with pytest.raises(InvalidName):
             await mux.pubsub_channels(name)  # type: ignore[arg-type]
-    for payload in (None, 7, 1.5, {"a": 1}, ["a"], bytearray(b"1"), True):
+    for payload in (None, 7, 1.5, bytearray(b"1"), True):
         with pytest.raises(InvalidArgument, match=r"^payload must be str or bytes, not"):
             await mux.publish("one", payload)  # type: ignore[arg-type]
+    for structure in ({"a": 1}, ["a"], ("a",)):
+        with pytest.raises(InvalidArgument, match=r"for example json\.dumps\(payload\), not"):
+            await mux.publish("one", structure)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="UTF-8"):
         await mux.publish("one", "\ud800")
     assert mux.statistics().state == "idle"
     assert await mux.publish("one", b"1") == 0
+
+
+@pytest.mark.parametrize("name", ["mpx:group:room", b"mpx:inbox:x", "mpx:", "mpx:anything"])
+async def test_publish_nothing_under_the_prefix(mux: Multiplexer, name: str | bytes) -> None:
+    """There the layer speaks with itself; the error comes before any connection."""
+    with pytest.raises(ReservedName, match="'mpx'"):
+        await mux.publish(name, b"1")
+    with pytest.raises(ReservedName, match="'mpx'"):
+        await asyncio.to_thread(mux.sync.publish, name, b"1")
+    assert mux.statistics().state == "idle"
+    assert await mux.publish("mpx", b"1") == 0
 
 
 async def test_publish_to_nobody_who_answers() -> None:
