@@ -40,13 +40,17 @@
     └── SyncCallFromAsync (RuntimeError)         ``layer.sync`` used on a running event loop
 
 The text of an error is the docstring of its class, filled with its attributes: the reference
-page, the traceback and the source say the same sentence. No text ever holds a password.
+page, the traceback and the source say the same sentence. No text ever holds a password, and none
+holds a line break or anything else that is not printable, whoever chose it: attributes have it as
+it came.
 """
 
 from __future__ import annotations
 
 import sys
 from inspect import cleandoc
+
+from .escaping import escape
 
 __all__ = [
     "ChannelError",
@@ -110,7 +114,7 @@ class MPXError(Exception):
 
     def __str__(self) -> str:
         text = " ".join(cleandoc(type(self).__doc__ or "").split())
-        return text.format(**{name: getattr(self, name) for name in self._names})
+        return escape(text.format(**{name: getattr(self, name) for name in self._names}))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), {name: getattr(self, name) for name in self._names})

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from .envelope import Form
+from .escaping import escape
 from .hub import Hub
 from .intake import Intake
 from .mailbox import Mailbox
@@ -204,7 +205,9 @@ class Groups:
     def dissolve(self, group: Group) -> None:
         """End a group whose channel Redis refuses; who was in it is told by the log."""
         if any(group.members.values()):
-            logger.warning("! the members of the group %s get no messages any more", group.name)
+            logger.warning(
+                "! the members of the group %s get no messages any more", escape(group.name)
+            )
         for mailbox in tuple(group.members):
             self.discard(group.name, mailbox)
 

@@ -14,6 +14,7 @@ from . import envelope, exceptions
 from .body import Body
 from .codec import Codec
 from .envelope import Envelope, Form
+from .escaping import shorten
 from .lag import LagMeter
 from .serializers import Message
 from .statistics import Tally
@@ -48,13 +49,13 @@ class Intake:
         try:
             return envelope.unwrap(payload)
         except exceptions.DecodingError as error:
-            self.reject(channel.decode("utf-8", "backslashreplace"), error)
+            self.reject(channel, error)
             return None
 
     def reject_form(self, form: Form, channel: bytes) -> None:
         """Count a well-formed envelope that came where its form does not belong."""
         self.reject(
-            channel.decode("utf-8", "backslashreplace"),
+            channel,
             exceptions.DecodingError(problem=f"an envelope of form {form.name} there"),
         )
 
@@ -86,11 +87,12 @@ class Intake:
             body.is_reported = True
             self.reject(channel, error)
 
-    def reject(self, channel: str, error: Exception) -> None:
+    def reject(self, channel: bytes | str, error: exceptions.DecodingError) -> None:
         """Count a piece of garbage, and log it if it is the first for a while."""
         self.tally.malformed += 1
         now = time.monotonic()
         if now - self._last_garbage >= EPISODE:
-            logger.warning("! dropped what came for %s: %s", channel, error)
-            self.noticed(channel, str(error))
+            where = shorten(channel)
+            logger.warning("! dropped what came for %s: %s", where, error)
+            self.noticed(where, str(error))
         self._last_garbage = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .escaping import shorten
 from .wire import Command
 
 __all__ = ["describe", "pack"]
@@ -24,4 +25,4 @@ def pack(command: Command) -> bytes:
 def describe(command: Command) -> str:
     """Return a command without what it carries, for the texts of errors."""
     words = command[: 2 if command[0] == b"PUBLISH" else 1]
-    return " ".join(str(word, "utf-8", "backslashreplace") for word in words)  # type: ignore[arg-type]
+    return " ".join(shorten(word) for word in words)  # type: ignore[arg-type]

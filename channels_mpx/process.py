@@ -88,7 +88,7 @@ class Desk:
 
     def reject_payload(self, channel: bytes, error: exceptions.DecodingError) -> None:
         """Count a payload of a subscription that cannot be decoded."""
-        self._intake.reject(channel.decode("utf-8", "backslashreplace"), error)
+        self._intake.reject(channel, error)
 
     def leave(self) -> None:
         """End the channel and its memberships: at once if this is home, soon otherwise."""

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 
 from . import exceptions
 from .backoff import delays
+from .escaping import escape
 from .gap import Gap, GapWatch, Listener
 from .home import HandedOver, Home
 from .liveness import Liveness
@@ -147,7 +148,7 @@ class Supervisor:
         if reason is CLOSED:
             logger.info("x closed the link to %s", link.address)
         else:
-            logger.warning("x lost the link to %s: %s", link.address, reason)
+            logger.warning("x lost the link to %s: %s", link.address, escape(reason))
             self._counters.lost(reason, link.loss.value)
         self._listener.unlinked(reason)
         if reason is not CLOSED or self._listener.is_awaited():
@@ -288,7 +289,7 @@ class Supervisor:
             link = await self._connect()
         except (exceptions.LinkUnavailable, exceptions.LinkRefused) as error:
             if error.reason != self._counters.last_error:
-                logger.warning("x no link to %s: %s", error.address, error.reason)
+                logger.warning("x no link to %s: %s", error.address, escape(error.reason))
             self._counters.last_error = error.reason
             if error.code is not None:
                 self._counters.refusal(error.code)

@@ -19,6 +19,7 @@ from typing import Any
 
 from . import exceptions
 from .envelope import Form
+from .escaping import escape
 from .hub import Hub
 from .intake import Intake
 from .names import Kind, Topic
@@ -145,7 +146,7 @@ class Queue:
         popper = self._popper
         if popper is not None and popper.get_loop() is not asyncio.get_running_loop():
             # Its home ended without ending it: what it may have popped went with the connection.
-            logger.info("popping from %s: %s", self.channel, "its event loop ended")
+            logger.info("popping from %s: %s", escape(self.channel), "its event loop ended")
             popper = None
         if popper is None:
             self._popper = self._workers.start(self._pop())
@@ -170,7 +171,7 @@ class Queue:
                 self._fail(error)
         except exceptions.LinkError as error:
             # A message may have been popped and lost with the link: at most once.
-            logger.info("popping from %s: %s", self.channel, error)
+            logger.info("popping from %s: %s", escape(self.channel), error)
         finally:
             if self._popper is asyncio.current_task():
                 self._popper = None
@@ -421,7 +422,7 @@ class Workers:
 
     def _count_lost(self, channel: str, reason: object) -> None:
         self._intake.tally.unknown += 1
-        logger.warning("! a message for %s could not be given back: %s", channel, reason)
+        logger.warning("! a message for %s could not be given back: %s", escape(channel), reason)
 
     def tick(self) -> None:
         """Take back what the dead were given, and leave the queues that nobody reads any more.

@@ -20,6 +20,7 @@ from channels.exceptions import StopConsumer
 
 from channels_mpx import exceptions
 from channels_mpx.body import Body
+from channels_mpx.escaping import shorten
 from channels_mpx.names import REPLY_TO
 from channels_mpx.process import Desk
 
@@ -59,7 +60,7 @@ def find_handler(consumer: Any, message: Event) -> Any:
     # If there is none, Channels itself says what is wrong.
     handler = getattr(consumer, name or get_handler_name(message), None)
     if not handler:
-        raise ValueError(f"No handler for message type {message['type']}")
+        raise ValueError(f"No handler for message type {shorten(str(message['type']))}")
     return handler
 
 

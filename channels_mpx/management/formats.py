@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from channels_mpx.escaping import escape
+
 __all__ = [
     "age",
     "message_text",
@@ -25,12 +27,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 def readable(name: bytes | str) -> str:
     """Return a name or a text with whatever a terminal would obey or hide escaped."""
-    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+    return escape(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name)
 
 
 def payload_text(payload: bytes) -> str:

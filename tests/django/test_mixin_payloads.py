@@ -77,6 +77,29 @@ async def test_payloads(
     await client.leave()
 
 
+async def test_a_publisher_writes_no_records(
+    layer: MultiplexedChannelLayer, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The name of a channel that came through a pattern is somebody's text: it stays in one line."""
+
+    class Reading(PatternSubscriptionMixin, AsyncWebsocketConsumer):
+        patterns = ("news.*",)
+        payload = "json"
+
+        async def on_pattern_message(self, pattern: bytes, channel: bytes, message: Any) -> None:
+            raise AssertionError
+
+    client = await Client(Reading).connect()
+    place.publish("news.x: bad\nCRITICAL admin logged in \x1b[31m\u202e", "{")
+    await eventually(lambda: layer.statistics().dropped["malformed"] == 1)
+    (line,) = (each.message for each in caplog.records if "dropped what came" in each.message)
+    assert line.isprintable()
+    assert line.startswith(
+        r"! dropped what came for news.x: bad\nCRITICAL admin logged in \x1b[31m"
+    )
+    await client.leave()
+
+
 async def test_a_handler_may_do_without_hooks(layer: Any, place: Place) -> None:
     """A consumer that overrides nothing hears nothing, and lives."""
 
