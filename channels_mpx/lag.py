@@ -18,13 +18,18 @@ INTERVAL = 0.1
 #: Seconds for which a sample counts.
 WINDOW = 60.0
 
+#: Seconds that no message takes: long before, a link on which it could be under way is given up.
+#: What says so was not written by a process of the layer, or on a machine whose clock is wrong.
+ABSURD = 3600.0
+
 
 @dataclass(frozen=True)
 class Lag:
     """Seconds from sending to arrival, over the messages of the last minute that were looked at.
 
     The sender's wall clock is compared with that of this machine: what the two differ by is in each
-    figure, and if the sender's is ahead a figure may be negative.
+    figure, and if the sender's is ahead a figure may be negative. Of a message that says that it
+    was sent more than an hour ago, or an hour from now, nothing is in them.
 
     Attributes:
         last: Of the latest sample.
@@ -57,14 +62,16 @@ class LagMeter:
         return f"<LagMeter samples={len(self._samples)}>"
 
     def take(self, arrived: float, sent_at: float) -> None:
-        """Note one message.
+        """Note one message; if it was sent at an absurd time, the next one is looked at instead.
 
         Args:
             arrived: Now, in seconds of `time.monotonic`.
             sent_at: When it was sent, in seconds since 1970 on the sender's clock.
         """
-        self.due = arrived + INTERVAL
-        self._samples.append((arrived, time.time() - sent_at))
+        lag = time.time() - sent_at
+        if -ABSURD <= lag <= ABSURD:
+            self.due = arrived + INTERVAL
+            self._samples.append((arrived, lag))
 
     def read(self, now: float) -> Lag | None:
         """Return the figures of the last minute; None if nothing came in it.

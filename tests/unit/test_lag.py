@@ -10,7 +10,7 @@ from channels_mpx import envelope
 from channels_mpx.codec import Codec
 from channels_mpx.envelope import Form
 from channels_mpx.intake import Intake
-from channels_mpx.lag import INTERVAL, WINDOW, LagMeter
+from channels_mpx.lag import ABSURD, INTERVAL, WINDOW, LagMeter
 from channels_mpx.serializers import find_serializer
 from channels_mpx.statistics import Tally
 
@@ -43,6 +43,24 @@ def test_figures_are_of_the_samples() -> None:
     assert lag.average == pytest.approx(3, abs=1)
     assert lag.most == pytest.approx(8, abs=1)
     assert lag.samples == 3
+
+
+@pytest.mark.parametrize(
+    "sent_at",
+    [0.0, 1.0, 2**64 / 1e6, time.time() - 2 * ABSURD, time.time() + 2 * ABSURD],
+    ids=["zero", "one", "most", "hours ago", "hours ahead"],
+)
+def test_absurd_times_are_no_samples(sent_at: float) -> None:
+    """Whoever may publish may write any time; it spoils nothing, and hides nobody else's."""
+    meter, now = LagMeter(), time.time()
+    meter.take(1.0, sent_at)
+    assert meter.read(1.0) is None
+    assert meter.due == 0
+    meter.take(1.0, now - 2)
+    lag = meter.read(1.0)
+    assert lag is not None
+    assert lag.samples == 1
+    assert lag.most == pytest.approx(2, abs=1)
 
 
 def test_samples_are_forgotten() -> None:
