@@ -10,9 +10,11 @@ of the allowed types, such as ``SafeString`` or a ``TextChoices`` member, travel
 from __future__ import annotations
 
 import base64
+import dataclasses
+import enum
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -28,6 +30,12 @@ PLACE_SIZE = 16
 
 #: Levels of lists and dicts inside a message: any receiver can decode it, however deep its stack.
 MAX_DEPTH = 64
+
+#: Where Django's lazy objects, such as those of ``gettext_lazy``, are made.
+_LAZY_MODULE = "django.utils.functional"
+
+#: Modules whose values a string says all of.
+_WRITTEN_AS_TEXT = frozenset({"datetime", "decimal", "fractions", "ipaddress", "pathlib", "uuid"})
 
 _OURS = (MsgPackSerializer, JSONSerializer)
 _are_scalars = SCALARS.issuperset
@@ -90,6 +98,8 @@ class Codec:
         try:
             if self._checked and not self._is_flat(message):
                 message = self._conform(message, "message", 0)
+            if self._measure is not None:
+                self._measure(message)
             return self._serializer.serialize(message)
         except exceptions.EncodingError:
             raise
@@ -198,9 +208,9 @@ class Codec:
                     # The base's own copy: a subclass may print itself quite differently.
                     return str.__str__(value) if isinstance(value, str) else base(value)
                 raise exceptions.EncodingError(path=path, problem=problem)
-        name = type(value).__qualname__
+        name, advice = _advise(value)
         raise exceptions.EncodingError(
-            path=path, problem=f"{name} has no form on the wire; convert it, for example with str()"
+            path=path, problem=f"{name} has no form on the wire; {advice}"
         )
 
     @staticmethod
@@ -222,6 +232,9 @@ class Codec:
             for index, item in enumerate(value):
                 self._blame(item, f"{path}[{index}]", depth + 1)
         else:
+            problem = self._serializer.problem(value) if self._checked else None  # type: ignore[attr-defined]
+            if problem is not None:
+                raise exceptions.EncodingError(path=path, problem=problem)
             try:
                 self._serializer.serialize({"": value})
             except Exception as error:  # a user's serializer may raise anything
@@ -248,6 +261,24 @@ def _require_plain(items: Iterable[Any], level: int = 1) -> None:
             _require_plain(inner, level + 1)
     if dicts:
         _join(_chain(dicts))  # no keys but strings; of all of them at once, at the speed of C
+
+
+def _advise(value: object) -> tuple[str, str]:
+    """Return what a value without a form is, and what to do about it."""
+    name, modules = type(value).__qualname__, {kind.__module__ for kind in type(value).__mro__}
+    if _LAZY_MODULE in modules:
+        return "a lazy translation or another lazy object", "convert it with str()"
+    if isinstance(value, Set):
+        return name, "convert it with list() or sorted()"
+    if isinstance(value, Iterable):
+        return name, "convert it with list()"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return name, "convert it with dataclasses.asdict()"
+    if isinstance(value, enum.Enum):
+        return name, "send its value or its name"
+    if not _WRITTEN_AS_TEXT.isdisjoint(modules):
+        return name, "convert it, for example with str()"
+    return name, "send what the receiver needs of it: strings, numbers, lists, dicts"
 
 
 def _make_crypter(keys: Sequence[str | bytes]) -> Any:

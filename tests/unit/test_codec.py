@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import decimal
 import enum
 import math
+import re
 import uuid
 from typing import Any
 
 import pytest
 from django.db.models import TextChoices
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,17 +179,84 @@ def test_refuse_values_without_a_form(serializer: Any, value: Any) -> None:
         assert f"at {path}: {name} has no form" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**400])
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+
+
+class Moment(datetime.datetime):
+    """As other packages derive one."""
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (uuid.UUID(int=1), "UUID has no form on the wire; convert it, for example with str()"),
+        (Moment(2024, 1, 1), "Moment .*, for example with str()"),
+        (decimal.Decimal(1), "Decimal .*, for example with str()"),
+        ({1}, "set has no form on the wire; convert it with list() or sorted()"),
+        ({"a": 1}.keys(), "dict_keys .* list() or sorted()"),
+        ((n for n in "ab"), "generator has no form on the wire; convert it with list()"),
+        (range(3), "range .* with list()"),
+        (Point(), "Point has no form on the wire; convert it with dataclasses.asdict()"),
+        (enum.Enum("Colour", "RED")["RED"], "Colour .* its value or its name"),
+        (gettext_lazy("yes"), "a lazy translation .* convert it with str()"),
+        (object(), "object .* send what the receiver needs of it: strings, numbers, lists, dicts"),
+    ],
+)
+def test_say_how_a_value_gets_a_form(serializer: Any, value: Any, advice: str) -> None:
+    """What is proposed gives something that the receiver can use."""
+    pattern = re.escape(advice).replace(r"\.\*", ".*")
+    with pytest.raises(exceptions.EncodingError, match=pattern):
+        Codec(serializer).encode({"a": [value]})
+
+
+class DerivedJSON(JSONSerializer):
+    """As a project may derive its own."""
+
+
+@pytest.mark.parametrize("serializer", [MsgPackSerializer, JSONSerializer, DerivedJSON])
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30, 10**400])
 @pytest.mark.parametrize("make", [lambda n: n, lambda n: enum.IntEnum("Big", {"N": n}).N])
-def test_msgpack_refuses_integers_over_64_bits(value: int, make: Any) -> None:
+def test_refuse_integers_over_64_bits(serializer: Any, value: int, make: Any) -> None:
     """An integer that has no form is refused by path, plain or in an enumeration."""
     for message, path in [
         ({"a": make(value)}, "message['a']"),
-        ({"a": [make(value)]}, "message['a'][0]"),
+        ({"a": 1, "b": [1.5, {"c": make(value)}]}, "message['b'][1]['c']"),
     ]:
-        with pytest.raises(exceptions.EncodingError, match=r"ints|64 bits") as caught:
-            Codec().encode(message)
+        with pytest.raises(exceptions.EncodingError, match="64 bits") as caught:
+            Codec(serializer).encode(message)
         assert caught.value.path == path
+
+
+ANYTHING = messages(
+    NUMBERS
+    | TEXT
+    | st.text(max_size=4)
+    | st.binary(max_size=4)
+    | st.floats()
+    | st.integers()
+    | st.integers(2**62, 2**66)
+    | st.integers(-(2**66), -(2**62))
+)
+
+
+@pytest.mark.parametrize("serializer", [MsgPackSerializer, JSONSerializer, DerivedJSON])
+@pytest.mark.parametrize("keys", [(), ("secret",)], ids=["clear", "encrypted"])
+@given(message=ANYTHING)
+def test_what_a_sender_accepts_a_receiver_gets(
+    serializer: Any, keys: tuple[str, ...], message: Message
+) -> None:
+    """Whatever it is: it arrives unchanged, or the sender is told."""
+    codec = Codec(serializer, keys)
+    try:
+        body = codec.encode(message)
+    except exceptions.EncodingError:
+        return
+    arrived = codec.decode(body, codec.encrypts)
+    # NaN is unlike itself.
+    assert repr(arrived) == repr(as_lists(message))
 
 
 def test_json_refuses_integers_that_no_receiver_can_read() -> None:
