@@ -30,11 +30,18 @@ from .names import ReturnAddress, parse_return
 from .sealing import enclose
 from .serializers import Message
 
-__all__ = ["FULL", "GONE", "Correlation", "ReceiverFull", "failure"]
+__all__ = ["FULL", "GONE", "STALE", "Correlation", "ReceiverFull", "failure"]
 
 #: What an inbox says about a request that it sends back.
 GONE: Final = "gone"
 FULL: Final = "full"
+STALE: Final = "stale"
+
+#: What the asker is told of that; it passes on what it does not know as the error of the receiver.
+STALE_TEXT: Final = (
+    "by the clock there the request is older than the timeout, or from the future; set the clocks "
+    "of the machines (NTP)"
+)
 
 #: Random bytes of a token: no two requests that wait for replies ever share one.
 TOKEN_SIZE: Final = 8
@@ -222,7 +229,7 @@ class Correlation:
 
         Args:
             address: The request's return address.
-            problem: `GONE` or `FULL`.
+            problem: `GONE`, `FULL` or `STALE`.
         """
         to, body = parse_return(address), self._bounces.get(problem)
         assert to is not None
@@ -241,6 +248,8 @@ def _bounces(codec: Codec) -> dict[str, bytes]:
     with contextlib.suppress(exceptions.EncodingError):  # a serializer that takes only its own
         for problem in (GONE, FULL):
             bodies[problem] = codec.serialize({"bounced": problem})
+        stale = {"bounced": STALE, "type": "StaleRequest", "text": STALE_TEXT}
+        bodies[STALE] = codec.serialize(stale)
     return bodies
 
 

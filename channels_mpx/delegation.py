@@ -5,6 +5,10 @@ request between processes like any other, but to the inbox itself, and answered 
 
 Anybody who may publish to the inbox can ask, as often as he likes, so what is under way is bounded.
 What is beyond that waits in order, and what is beyond that too is sent back at once.
+
+Anybody who may also subscribe can repeat what he has seen, which no key prevents. A request is worth
+nothing after ``timeout`` seconds, when its asker has given up: an older one is refused, by the time
+in its header, and of the younger ones each is done only once.
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from . import exceptions
-from .correlation import FULL, Correlation, ReceiverFull, failure
+from . import envelope, exceptions
+from .correlation import FULL, STALE, Correlation, ReceiverFull, failure
 from .envelope import Envelope, Form
 from .hub import Hub
 from .intake import EPISODE, Intake
@@ -41,6 +45,10 @@ MAX_UNDER_WAY: Final = 128
 #: Requests that wait for their turn: as many consumers as a process may well have, each of which
 #: is put into a group from elsewhere at once, as after a deploy.
 MAX_WAITING: Final = 10_000
+
+#: Requests that are remembered so that they are done only once. They are those of twice ``timeout``
+#: seconds; with its default that is more than a process can do in that time.
+MAX_REMEMBERED: Final = 131_072
 
 #: Bytes of a request. Two names of at most a hundred characters each need a fraction of it, also
 #: encrypted; and all that may wait is 40 MB at most.
@@ -68,14 +76,24 @@ class Delegation:
         hub: The connection.
         intake: Reads what arrives.
         correlation: Brings the answers.
+        require_group: Raises ``TypeError`` for what is no name of a group.
     """
 
-    def __init__(self, hub: Hub, intake: Intake, correlation: Correlation) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        intake: Intake,
+        correlation: Correlation,
+        require_group: Callable[[str], object],
+    ) -> None:
         self._hub = hub
         self._intake = intake
         self._correlation = correlation
         self._backlog: Backlog | None = None
-        self._last_refusal = -EPISODE
+        self._last_refusal = self._last_stale = -EPISODE
+        self._require_group = require_group
+        #: The return addresses of what was begun, and when that came; the oldest first.
+        self._begun: dict[bytes, float] = {}
         #: What other processes may ask for, by name.
         self.handlers: dict[str, Handler] = {}
 
@@ -132,6 +150,10 @@ class Delegation:
         if not header[4] or len(payload) > MAX_SIZE:
             self._reject()
             return
+        age = time.time() - envelope.sent_at(payload)
+        if abs(age) > self._hub.options.timeout:
+            self._refuse_stale(header, age)
+            return
         backlog, loop = self._backlog, asyncio.get_running_loop()
         if backlog is None or backlog.loop() is not loop:
             # What was under way on the last home ended with it, and who asked it has a deadline.
@@ -170,9 +192,49 @@ class Delegation:
             logger.warning("! refusing requests of other processes: %d wait already", MAX_WAITING)
         self._last_refusal = now
 
-    def _reject(self) -> None:
-        problem = "a request between processes that nobody here understands"
-        self._intake.reject("the inbox", exceptions.DecodingError(problem=problem))
+    def _refuse_stale(self, header: Envelope, age: float) -> None:
+        """Send a request back whose asker does not wait any more, by the two clocks."""
+        self._intake.tally.expired += 1
+        self._correlation.bounce(header[4], STALE)
+        now = time.monotonic()
+        if now - self._last_stale >= EPISODE:
+            logger.warning(
+                "! refusing requests of other processes: one is %.0f s old by its sender's clock, "
+                "timeout is %g s; the clocks differ, or somebody repeats old ones",
+                age,
+                self._hub.options.timeout,
+            )
+        self._last_stale = now
+
+    def _reject(self, problem: str = "that nobody here understands") -> None:
+        error = exceptions.DecodingError(problem=f"a request between processes {problem}")
+        self._intake.reject("the inbox", error)
+
+    def _is_group(self, name: object) -> bool:
+        """Tell whether a name is one that `group_add` would take."""
+        if not isinstance(name, str) or not name.isascii():
+            return False
+        try:
+            self._require_group(name)
+        except TypeError:
+            return False
+        return True
+
+    def _begins(self, header: Envelope) -> bool:
+        """Note that a request is begun; tell whether it may be: it is the first time."""
+        begun, now, address = self._begun, time.monotonic(), header[4]
+        # One from the future is valid for that much longer.
+        oldest = now - 2 * self._hub.options.timeout
+        while begun and begun[next(iter(begun))] < oldest:
+            del begun[next(iter(begun))]
+        if address in begun:
+            self._reject("that came before")
+            return False
+        if len(begun) >= MAX_REMEMBERED:
+            self._refuse(header)
+            return False
+        begun[address] = now
+        return True
 
     async def _obey(self, payload: bytes, header: Envelope) -> None:
         """Do what another process asks for, and tell it what came of it."""
@@ -183,16 +245,18 @@ class Delegation:
             return
         back = parse_return(header[4])
         verb, group, channel = (message.get(key, "") for key in ("verb", "group", "channel"))
-        are_names = all(
-            isinstance(name, str) and name and name.isascii() for name in (group, channel)
-        )
+        are_names = self._is_group(group) and isinstance(channel, str)
         handler = self.handlers.get(verb) if isinstance(verb, str) else None
         if back is None or handler is None or not are_names:
             self._reject()
             return
+        if not self._begins(header):
+            return
         form, answer = Form.REPLY, Message()
         try:
             await handler(group, channel)
+        except exceptions.MembershipFailed as error:
+            form, answer = Form.FAILURE, {"type": type(error).__name__, "text": error.text}
         except exceptions.MPXError as error:
             form, answer = Form.FAILURE, failure(error)
         codec, inbox = self._intake.codec, self._hub.names.inbox(back.process)

@@ -174,6 +174,8 @@ class OwnedChannel(ChannelError):
 class MembershipFailed(ChannelError):
     """The process that owns the channel {channel!r} could not do it: {text}"""
 
+    text: str
+
 
 class NoListener(ChannelError):
     """Nobody is there to get a request to {channel!r}: its consumer or its process is gone, or

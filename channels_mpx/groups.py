@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
+from . import exceptions
 from .envelope import Form
 from .escaping import escape
 from .hub import Hub
@@ -19,6 +21,11 @@ from .names import Kind, Topic
 __all__ = ["Group", "Groups"]
 
 logger = logging.getLogger("channels_mpx.layer")
+
+#: Groups of one channel, and groups with members in this process, that other processes may ask for.
+#: Whoever may publish to an inbox can ask; each group is a subscription and some memory for ever.
+MAX_OF_CHANNEL: Final = 1_000
+MAX_GROUPS: Final = 100_000
 
 
 class Group:
@@ -133,6 +140,25 @@ class Groups:
                 self.discard(name, mailbox)
 
         return undo
+
+    def require_room(self, name: str, mailbox: Mailbox) -> None:
+        """Refuse a membership that another process asks for, if there are very many already.
+
+        Raises:
+            MembershipFailed: The channel is in `MAX_OF_CHANNEL` groups, or it would be a new group
+                and there are `MAX_GROUPS`.
+        """
+        group = self._groups.get(name)
+        if group is not None and mailbox in group.members:
+            return
+        text = ""
+        if len(self._groups_of.get(mailbox, ())) >= MAX_OF_CHANNEL:
+            text = f"it is in {MAX_OF_CHANNEL} groups already"
+        elif group is None and len(self._groups) >= MAX_GROUPS:
+            text = f"that process has {MAX_GROUPS} groups already"
+        if text:
+            text += ", and no more are made for other processes; call group_add() in its own"
+            raise exceptions.MembershipFailed(channel=mailbox.name, text=text)
 
     def discard(self, name: str, mailbox: Mailbox) -> None:
         """End a membership; nothing happens if there is none."""

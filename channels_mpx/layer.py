@@ -101,7 +101,10 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Set the state of a process in which nothing has happened yet."""
         rules = weakref.proxy(self)
         self._process = process = Process(
-            self._hub, self.codec, lambda channel: rules.get_capacity(channel)
+            self._hub,
+            self.codec,
+            lambda channel: rules.get_capacity(channel),
+            lambda group: rules.require_valid_group_name(group),
         )
         self._preparation.process = process
         self._mailboxes = process.inbox.mailboxes

@@ -103,9 +103,16 @@ class Process:
         hub: The connection.
         codec: Encodes and decodes messages.
         capacity_of: Returns how many messages may wait in a channel.
+        require_group: Raises ``TypeError`` for what is no name of a group.
     """
 
-    def __init__(self, hub: Hub, codec: Codec, capacity_of: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        codec: Codec,
+        capacity_of: Callable[[str], int],
+        require_group: Callable[[str], object],
+    ) -> None:
         self._hub = hub
         self._capacity_of = capacity_of
         self._tally = Tally()
@@ -124,8 +131,11 @@ class Process:
         self._dormancy = Dormancy(hub, self.groups, self.intake)
         self.inbox.unread = self._dormancy.begin
         self.correlation = self.inbox.correlation
-        self._delegation = Delegation(hub, self.intake, self.correlation)
-        self._delegation.handlers = {"group_add": self.add, "group_discard": self.discard}
+        self._delegation = Delegation(hub, self.intake, self.correlation, require_group)
+        self._delegation.handlers = {
+            "group_add": self.add_for_another,
+            "group_discard": self.discard,
+        }
         self.inbox.asked = self._delegation.asked
 
     def __repr__(self) -> str:
@@ -211,6 +221,16 @@ class Process:
             UnknownChannel: There is no such channel.
         """
         return await self.groups.add(group, self.inbox.find(channel))
+
+    async def add_for_another(self, group: str, channel: str) -> None:
+        """Do what `add` does for another process, which may not ask for any number of groups.
+
+        Raises:
+            UnknownChannel: There is no such channel.
+            MembershipFailed: There are too many; see `Groups.require_room`.
+        """
+        self.groups.require_room(group, self.inbox.find(channel))
+        await self.add(group, channel)
 
     async def discard(self, group: str, channel: str) -> None:
         """End a membership of a channel of this process, if there is one."""

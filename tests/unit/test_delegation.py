@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,6 +21,7 @@ from channels_mpx import (
     NotConfirmed,
     delegation,
     envelope,
+    groups,
 )
 from channels_mpx.delegation import MAX_SIZE, MAX_UNDER_WAY, MAX_WAITING, Delegation
 from channels_mpx.envelope import Form
@@ -99,19 +102,25 @@ async def test_lost_link_fails_who_waits_for_an_owner() -> None:
 
 
 NOBODY = b"0123456789abcdev!7"
+_tokens = itertools.count(1)
 
 
-def ask(
-    layer: MultiplexedChannelLayer, group: str, channel: str, address: bytes | None = NOBODY
-) -> None:
-    """Have the reader of a layer find what anybody may publish: a request to join a group."""
+def new_request(layer: MultiplexedChannelLayer, group: str, channel: str) -> bytes:
+    """Return what anybody may publish: a request to join a group, and another one each time."""
     body = layer.codec.encode({"verb": "group_add", "group": group, "channel": channel})
-    if address is None:
-        payload = envelope.wrap(Form.CONTROL, body)
-    else:
-        payload = envelope.wrap_request(Form.CONTROL, body, False, None, address)
+    address = b"0123456789abcdev!%d" % next(_tokens)
+    return envelope.wrap_request(Form.CONTROL, body, False, None, address)
+
+
+def find(layer: MultiplexedChannelLayer, payload: bytes) -> None:
+    """Have the reader of a layer find something in the inbox."""
     inbox = layer._hub.inbox
     layer._process.inbox.deliver(inbox, inbox.name, payload)
+
+
+def ask(layer: MultiplexedChannelLayer, group: str, channel: str) -> None:
+    """Have the reader of a layer find such a request."""
+    find(layer, new_request(layer, group, channel))
 
 
 class Gate:
@@ -233,6 +242,103 @@ async def test_request_for_which_nobody_waits_any_more_is_not_begun(
         assert owner.statistics().dropped["expired"] == 2
 
 
+# What is said again, or late
+
+
+async def test_request_is_done_only_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Who can see it can repeat it, also with keys: a channel that has left stays out."""
+    async with two_layers(symmetric_encryption_keys=["secret"]) as (asker, owner):
+        channel, seen = await owner.new_channel(), []
+        inbox = owner._process.inbox
+        asked = inbox.asked
+        inbox.asked = lambda *request: (seen.append(request), asked(*request))
+        await asker.group_add("room", channel)
+        await asker.group_discard("room", channel)
+        for request in seen:
+            asked(*request)
+        await eventually(lambda: owner.statistics().dropped["malformed"] == 2)
+        assert owner.statistics().groups == 0
+        assert "a request between processes that came before" in caplog.text
+        await asker.group_add("room", channel)
+        assert owner.statistics().groups == 1
+
+
+@pytest.mark.parametrize("shift", [-60.0, 60.0, -1e9], ids=["old", "from the future", "very old"])
+async def test_request_of_another_time_is_refused(
+    shift: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The asker has given up long ago, or the clocks differ: it is told, and logged once."""
+    async with two_layers(timeout=30) as (asker, owner):
+        channel, inbox = await owner.new_channel(), owner._process.inbox
+        asked = inbox.asked
+
+        def late(payload: bytes, header: Any) -> None:
+            stamp = round((time.time() + shift) * 1e6)
+            asked(payload[:2] + struct.pack(">Q", stamp) + payload[10:], header)
+
+        inbox.asked = late
+        for _ in range(2):
+            with pytest.raises(MembershipFailed, match="older than the timeout, or from the futu"):
+                await asyncio.wait_for(asker.group_add("room", channel), 20)
+        assert owner.statistics().groups == 0
+        assert owner.statistics().dropped["expired"] == 2
+        assert len([text for text in caplog.messages if "the clocks differ" in text]) == 1
+        inbox.asked = asked
+        await asker.group_add("room", channel)
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound a request is refused, rather than an old one forgotten too soon."""
+    monkeypatch.setattr(delegation, "MAX_REMEMBERED", 5)
+    async with two_layers(timeout=30) as (_, owner):
+        channel, begun = await owner.new_channel(), owner._process._delegation._begun
+        for number in range(8):
+            ask(owner, f"room.{number}", channel)
+        await eventually(lambda: owner._process._delegation.load == (0, 0))
+        assert owner.statistics().groups == len(begun) == 5
+        assert owner.statistics().dropped["full"] == 3
+        for address in begun:  # two timeouts pass
+            begun[address] -= 61
+        ask(owner, "another", channel)
+        await eventually(lambda: owner.statistics().groups == 6)
+        assert len(begun) == 1
+
+
+# Names and numbers
+
+
+@pytest.mark.parametrize(
+    "group", ["evil\nCRITICAL root", "x" * 100, "a:b", "\0", " ", "", "*", "r\xf6om", "a/b"]
+)
+async def test_request_for_what_is_no_group_is_not_begun(group: str) -> None:
+    """The names in it pass the checks that they would pass in the asker's own process."""
+    async with two_layers() as (_, owner):
+        channel = await owner.new_channel()
+        ask(owner, group, channel)
+        await eventually(lambda: owner.statistics().dropped["malformed"] == 1)
+        assert owner.statistics().groups == 0
+
+
+@pytest.mark.parametrize("bound", ["MAX_OF_CHANNEL", "MAX_GROUPS"])
+async def test_groups_that_others_ask_for_are_bounded(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others can make so many; what the process itself asks for is its own business."""
+    monkeypatch.setattr(groups, bound, 3)
+    async with two_layers() as (asker, owner):
+        channel = await owner.new_channel()
+        for number in range(3):
+            await asker.group_add(f"room.{number}", channel)
+        with pytest.raises(MembershipFailed, match=r"could not do it: .* 3 groups already, and no"):
+            await asker.group_add("one-more", channel)
+        await asker.group_add("room.1", channel)
+        await owner.group_add("own", channel)
+        assert owner.statistics().groups == 4
+        await asker.group_discard("own", channel)
+        await asker.group_discard("room.1", channel)
+        await asker.group_add("one-more", channel)
+
+
 @pytest.mark.parametrize("flaw", ["no address", "too long"])
 async def test_request_that_is_none_is_not_kept(flaw: str) -> None:
     """Nothing is begun for what could not be answered, or is larger than any of ours."""
@@ -240,7 +346,10 @@ async def test_request_that_is_none_is_not_kept(flaw: str) -> None:
         channel = await owner.new_channel()
         gate = Gate(owner)
         group = "x" * MAX_SIZE if flaw == "too long" else "room"
-        ask(owner, group, channel, None if flaw == "no address" else NOBODY)
+        request = new_request(owner, group, channel)
+        if flaw == "no address":
+            request = envelope.wrap(Form.CONTROL, request)
+        find(owner, request)
         assert gate.delegation.load == (0, 0)
         assert owner.statistics().dropped["malformed"] == 1
 

@@ -149,7 +149,10 @@ async def test_flood_of_requests_between_processes(
         monkeypatch.setattr(delegation, "MAX_UNDER_WAY", 10**6)
     channel, inbox = await layer.new_channel(), layer._hub.inbox.name
     body = layer.codec.encode({"verb": "group_add", "group": "room", "channel": channel})
-    payload = envelope.wrap_request(Form.CONTROL, body, False, None, b"0123456789abcdev!7")
+    payloads = [
+        envelope.wrap_request(Form.CONTROL, body, False, None, b"0123456789abcdev!%d" % number)
+        for number in range(30_000)
+    ]
     most, loop = 0, asyncio.get_running_loop()
 
     def look() -> None:
@@ -161,7 +164,7 @@ async def test_flood_of_requests_between_processes(
     load = layer._process._delegation
     before = len(asyncio.all_tasks())
     with caplog.at_level(logging.INFO, "channels_mpx"):
-        await asyncio.to_thread(publish_all, redis_server, inbox, [payload] * 30_000)
+        await asyncio.to_thread(publish_all, redis_server, inbox, payloads)
         await eventually(lambda: load.load == (0, 0), 30)
     handle.cancel()
     if not is_bounded:
