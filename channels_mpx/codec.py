@@ -14,13 +14,14 @@ import dataclasses
 import enum
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 import msgspec
 
 from . import exceptions
 from .serializers import SCALARS, JSONSerializer, Message, MsgPackSerializer, Serializer
+from .weighing import Allowance
 
 __all__ = ["Codec"]
 
@@ -51,13 +52,17 @@ class Codec:
         serializer: The class of the serializer.
         keys: Secrets; the first encrypts, all decrypt. Without any, bodies travel in the clear
             and encrypted ones are refused; with some, bodies in the clear are refused.
+        max_size: Bytes of the largest message; how much it may hold is in proportion to that.
 
     Raises:
         ConfigurationError: Keys were given and ``cryptography`` is not installed.
     """
 
     def __init__(
-        self, serializer: type[Serializer] = MsgPackSerializer, keys: Sequence[str | bytes] = ()
+        self,
+        serializer: type[Serializer] = MsgPackSerializer,
+        keys: Sequence[str | bytes] = (),
+        max_size: int = 8 * 2**20,
     ) -> None:
         self._serializer = serializer()
         self._checked = isinstance(self._serializer, _OURS)
@@ -69,6 +74,14 @@ class Codec:
             if isinstance(self._serializer, JSONSerializer)
             else None
         )
+        self._allowance = allowance = Allowance(max_size)
+        #: Tells whether a body holds no more than is allowed; a user's own form cannot be looked at.
+        self._admits: Callable[[bytes], bool] = {
+            MsgPackSerializer: allowance.admits_msgpack,
+            JSONSerializer: allowance.admits_json,
+        }.get(serializer, lambda data: True)
+        #: Bytes that cannot hold more than is allowed.
+        self._harmless = allowance.containers
         self._scalars: frozenset[type] = getattr(self._serializer, "scalars", frozenset())
         self._crypter = _make_crypter(keys) if keys else None
         self.encrypts = self._crypter is not None
@@ -100,7 +113,10 @@ class Codec:
                 message = self._conform(message, "message", 0)
             if self._measure is not None:
                 self._measure(message)
-            return self._serializer.serialize(message)
+            data = self._serializer.serialize(message)
+            if len(data) > self._harmless and not self._admits(data):
+                raise exceptions.EncodingError(path="message", problem=self._excess)
+            return data
         except exceptions.EncodingError:
             raise
         except Exception as error:  # a user's serializer may raise anything
@@ -131,6 +147,14 @@ class Codec:
         Raises:
             DecodingError: It is not one, the keys do not fit, or it belongs to another place.
         """
+        return self.read(self.unseal(data, encrypted, place))
+
+    def unseal(self, data: bytes, encrypted: bool, place: bytes) -> bytes:
+        """Return a body in the clear.
+
+        Raises:
+            DecodingError: The keys do not fit, or it belongs to another place.
+        """
         if encrypted is not self.encrypts:
             raise exceptions.DecodingError(
                 problem="it is encrypted and no key is configured"
@@ -146,6 +170,16 @@ class Codec:
             if data[:PLACE_SIZE] != _mark(place):
                 raise exceptions.DecodingError(problem="it was sent to another place")
             data = data[PLACE_SIZE:]
+        return data
+
+    def read(self, data: bytes) -> Message:
+        """Return the message in a body in the clear.
+
+        Raises:
+            DecodingError: It is not one, or holds more than any may.
+        """
+        if len(data) > self._harmless and not self._admits(data):
+            raise exceptions.DecodingError(problem=self._excess)
         try:
             message = self._serializer.deserialize(data)
         except Exception as error:  # a user's serializer may raise anything
@@ -155,6 +189,23 @@ class Codec:
         if self._checked:
             self._inspect(message)
         return message
+
+    def read_again(self, data: bytes) -> Message:
+        """Return the message in a body in which `read` has found one."""
+        return self._serializer.deserialize(data)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what `read` returns is of plain types only, however deep."""
+        return self._checked
+
+    @property
+    def _excess(self) -> str:
+        allowed = self._allowance
+        return (
+            f"it holds more than {allowed.containers} lists and dicts, or more than "
+            f"{allowed.values} values"
+        )
 
     def _inspect(self, message: Message) -> None:
         """Refuse, at any depth, what `encode` would have refused."""

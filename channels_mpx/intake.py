@@ -27,30 +27,49 @@ logger = logging.getLogger("channels_mpx.layer")
 EPISODE = 60.0
 
 
+#: Bytes of what the layer itself says to another process, whatever ``max_message_size`` is: the
+#: text of an error has 4,096 characters, each of six bytes as JSON, and encryption adds a third.
+OWN_SIZE = 2**16
+
+_OWN_FORMS = frozenset({Form.CONTROL, Form.FAILURE})
+
+
 class Intake:
     """Reads envelopes and bodies for the inbox, the groups and the worker queues.
 
     Args:
         codec: Decodes bodies.
         tally: The layer's counters.
+        max_size: Bytes of the largest message that is taken, with its envelope.
     """
 
-    def __init__(self, codec: Codec, tally: Tally) -> None:
+    def __init__(self, codec: Codec, tally: Tally, max_size: int = 8 * 2**20) -> None:
         self.codec = codec
         self.tally = tally
         #: How long messages took to come here; without those that waited in a worker's queue.
         self.lag = LagMeter()
+        self._max_size = max_size
         self._last_garbage = -EPISODE
         #: Called on the reader when garbage comes for the first time in a while: where, and what.
         self.noticed: Callable[[str, str], object] = lambda where, reason: None
 
     def unwrap(self, payload: bytes, channel: bytes) -> Envelope | None:
-        """Return the header of what came on ``channel``; None if it is garbage."""
+        """Return the header of what came on ``channel``; None if it is garbage, or too large."""
         try:
-            return envelope.unwrap(payload)
+            header = envelope.unwrap(payload)
+            if len(payload) > self._max_size:
+                self._require_own(header[0], len(payload))
+            return header
         except exceptions.DecodingError as error:
             self.reject(channel, error)
             return None
+
+    def _require_own(self, form: Form, size: int) -> None:
+        """Refuse what is too large, unless it is what the layer itself says to another process."""
+        if size > OWN_SIZE or form not in _OWN_FORMS:
+            raise exceptions.DecodingError(
+                problem=f"{size} bytes, larger than max_message_size ({self._max_size}) here"
+            )
 
     def reject_form(self, form: Form, channel: bytes) -> None:
         """Count a well-formed envelope that came where its form does not belong."""

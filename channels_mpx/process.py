@@ -118,7 +118,7 @@ class Process:
         self._tally = Tally()
         #: Told by name what users may want to hear of, on any thread, the reader's too.
         self.announce: Callable[..., object] = lambda event, **details: None
-        self.intake = Intake(codec, self._tally)
+        self.intake = Intake(codec, self._tally, hub.options.max_message_size)
         self.intake.noticed = self._noticed
         self.groups = Groups(hub, self.intake)
         self.inbox = Inbox(hub, self.intake, self._make_direct_mailbox)
