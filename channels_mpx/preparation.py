@@ -7,6 +7,7 @@ to do at home is returned: what to call there, and with what.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from .arguments import require_deadline
 from .codec import Codec
 from .correlation import ReceiverFull, Send, failure
 from .envelope import Form
+from .escaping import shorten
 from .hub import Hub
 from .names import REPLY_TO, ReturnAddress, parse_direct, parse_return
 from .process import Process
@@ -22,6 +24,11 @@ from .sealing import enclose
 from .serializers import Message
 
 __all__ = ["Preparation", "Prepared", "Specification"]
+
+logger = logging.getLogger("channels_mpx.layer")
+
+#: What handlers of consumers get.
+_HANDLED = frozenset({Form.GROUP, Form.DIRECT, Form.WORKER})
 
 Prepared = tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]
 """What a verb needs at home: what to call there, and with what."""
@@ -63,6 +70,7 @@ class Preparation:
         self._rules = rules
         self._hub = hub
         self._codec = codec
+        self._has_warned = False
         #: `find_group` without what it says about bad names.
         self.group_channel = functools.lru_cache(REMEMBERED_NAMES)(self._check_group)
         self._address = functools.lru_cache(REMEMBERED_NAMES)(self._check_channel)
@@ -183,6 +191,8 @@ class Preparation:
         """
         codec = self._codec
         body = codec.serialize(message)
+        if "type" not in message and form in _HANDLED and not self._has_warned:
+            self._warn(name)
         if back is None and not codec.encrypts:
             payload = envelope.wrap(form, body, False, target)
         else:
@@ -195,6 +205,15 @@ class Preparation:
             )
         self.process.intake.tally.sent[form] += 1
         return payload
+
+    def _warn(self, name: bytes) -> None:
+        """Say once that consumers cannot handle a message, which `receive` may well give."""
+        self._has_warned = True
+        logger.warning(
+            "! sent to %s without a 'type': a consumer that gets it fails. Name its handler, as in "
+            "{'type': 'chat.message'}",
+            shorten(name),
+        )
 
     def _wrap_job(self, channel: str, message: Message, back: ReturnAddress | None = None) -> bytes:
         return self.wrap(Form.WORKER, message, self._hub.names.queue(channel), None, back)
