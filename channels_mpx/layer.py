@@ -72,8 +72,9 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             self.options = options = Options.parse(config)
             serializer = find_serializer(options.serializer_format)
             #: Turns messages into bytes and back.
-            keys, most = options.symmetric_encryption_keys, options.max_message_size
-            self.codec = Codec(serializer, keys, most)
+            self.codec = Codec(
+                serializer, options.symmetric_encryption_keys, options.max_message_size
+            )
             self._hub = hub = Hub(options, project_name())
         except exceptions.ConfigurationError as error:
             raise without_frames(error)  # noqa: B904  (the very error)
