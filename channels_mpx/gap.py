@@ -1,11 +1,16 @@
-"""A gap: the time from losing a link to having everything back. Messages may be missing from it."""
+"""A gap: the time in which messages may be missing, from before a loss to having everything back.
+
+A gap begins where it is proved that nothing was missing yet, and not where the loss was noticed: see
+`Pulse.proven_since`. So everything that was lost lies inside of it.
+"""
 
 from __future__ import annotations
 
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
 from .names import Topic
@@ -13,19 +18,29 @@ from .names import Topic
 __all__ = ["Gap", "GapWatch", "Listener", "Nobody"]
 
 
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
 @dataclass(frozen=True)
 class Gap:
     """A gap that is over. What was published in it may be missing; what comes now is complete.
 
+    Everything that was published before ``since``, by the clock of this machine, had been read. A
+    gap is somewhat longer than the outage, by ``ping_interval`` at most if the server had answered
+    until then: nobody can know which of the last bytes were still on their way.
+
     Attributes:
         epoch: The number of the link that ended it; the first link of a process has number 1.
         reason: Why the link before it was lost.
-        seconds: How long it lasted, from the loss until everything wanted was active again.
+        seconds: How long it lasted, from ``since`` until everything wanted was active again.
+        since: When it began: an aware datetime, in UTC.
     """
 
     epoch: int
     reason: str
     seconds: float
+    since: datetime = field(default_factory=_now)
 
 
 class Listener(Protocol):
@@ -104,6 +119,7 @@ class GapWatch:
     """Notices when gaps open and close, over all links."""
 
     def __init__(self) -> None:
+        #: When the gap that is open began, in seconds of `time.monotonic`.
         self._began: float | None = None
         self._reason = ""
         self._epoch = 0
@@ -111,18 +127,30 @@ class GapWatch:
         #: without a link.
         self._missing: set[Topic] | None = set()
 
-    def open(self, reason: str, since: float | None = None) -> bool:
-        """Note that something cannot be heard: the link is lost now, or a topic since some time.
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may be missing now."""
+        return self._began is not None
+
+    def open(self, reason: str, since: float) -> bool:
+        """Note that the link is lost.
+
+        Args:
+            reason: Why.
+            since: From when on messages may be missing, in seconds of `time.monotonic`.
 
         Returns:
             Whether that begins a gap: the last one may not be over.
         """
-        if since is None:
-            self._missing = None
+        self._missing = None
+        return self.open_for_topic(reason, since)
+
+    def open_for_topic(self, reason: str, since: float) -> bool:
+        """Note that one topic could not be heard, while the link was there; see `open`."""
         if self._began is not None:
+            self._began = min(self._began, since)
             return False
-        self._began = time.monotonic() if since is None else since
-        self._reason = reason
+        self._began, self._reason = since, reason
         return True
 
     def forget(self) -> None:
@@ -144,6 +172,7 @@ class GapWatch:
     def _end_if_over(self) -> Gap | None:
         if self._missing is None or self._missing or self._began is None:
             return None
-        gap = Gap(self._epoch, self._reason, time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
+        gap = Gap(self._epoch, self._reason, seconds, _now() - timedelta(seconds=seconds))
         self._began = None
         return gap

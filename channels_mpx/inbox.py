@@ -14,17 +14,20 @@ them again and is told of a gap.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import math
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 
 from . import exceptions
 from .body import Body
 from .correlation import FULL, GONE, Correlation
 from .envelope import Envelope, Form
+from .gap import Gap
 from .hub import Hub
 from .intake import Intake
 from .mailbox import Item, Mailbox
@@ -71,10 +74,11 @@ class DirectMailbox(Mailbox):
     dormant_since: float
     is_owned: bool
     bounce: Callable[[bytes], object]
-    #: The last notices of a gap's begin and of its end, and when that gap began.
+    #: The last notices of a gap's begin and of its end, and when that gap began: on the monotonic
+    #: clock and on the wall's.
     _lost: Body | None
     _back: Body | None
-    _since: float | None
+    _since: tuple[float, datetime] | None
 
     def begin(self, number: bytes, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to a channel that nobody has read yet."""
@@ -108,19 +112,20 @@ class DirectMailbox(Mailbox):
             self._lost = notice
             self.force(notice)
 
-    def gap_closed(self, seconds: float, notice: Body, make: Callable[[float], Body]) -> None:
+    def gap_closed(self, gap: Gap, notice: Body, make: Callable[[Gap], Body]) -> None:
         """Put the notice that the connection is back, even into a full mailbox.
 
         Args:
-            seconds: How long the gap was.
-            notice: What says so.
-            make: Returns what says so of a longer one.
+            gap: The gap.
+            notice: What tells of it.
+            make: Returns what tells of a longer one.
         """
         now = time.monotonic()
         if self._since is None:
-            self._since = now - seconds
+            self._since = now - gap.seconds, gap.since
         else:
-            notice = make(now - self._since)
+            began, since = self._since
+            notice = make(dataclasses.replace(gap, seconds=now - began, since=since))
         self._back = notice
         self.force(notice)
 
@@ -271,16 +276,16 @@ class Inbox:
         for mailbox in self._by_local.values():
             mailbox.gap_opened(notice)
 
-    def gap_closed(self, seconds: float, make: Callable[[float], Body]) -> None:
+    def gap_closed(self, gap: Gap, make: Callable[[Gap], Body]) -> None:
         """Tell every channel that the connection is back.
 
         Args:
-            seconds: How long it was away.
-            make: Returns what says so.
+            gap: The gap.
+            make: Returns what tells of it, or of a longer one.
         """
-        notice = make(seconds)
+        notice = make(gap)
         for mailbox in self._by_local.values():
-            mailbox.gap_closed(seconds, notice, make)
+            mailbox.gap_closed(gap, notice, make)
 
     def clear(self) -> None:
         """Drop what waits in the mailboxes, and send the requests back; the channels stay."""

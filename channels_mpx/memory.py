@@ -190,6 +190,11 @@ class MemoryLink:
         """See `Link.in_flight`."""
         return len(self._awaited)
 
+    @property
+    def is_written(self) -> bool:
+        """See `Link.is_written`."""
+        return True
+
     def discard(self) -> None:
         """See `Link.discard`."""
         self._is_lost = True

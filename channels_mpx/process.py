@@ -319,9 +319,13 @@ class Process:
         kind = self._hub.options.on_reconnect
         if kind is not None:
             self.inbox.gap_closed(
-                gap.seconds,
-                lambda seconds: self._notice(
-                    type=kind, reason=gap.reason, seconds=seconds, epoch=gap.epoch
+                gap,
+                lambda it: self._notice(
+                    type=kind,
+                    reason=it.reason,
+                    seconds=it.seconds,
+                    since=it.since.timestamp(),
+                    epoch=it.epoch,
                 ),
             )
 

@@ -1,11 +1,19 @@
-"""Takes a link's pulse: carries out what `liveness` decides, with timers and commands."""
+"""Takes a link's pulse: carries out what `liveness` decides, with timers and commands.
+
+It also knows how far it is proved that nothing is missing, for the gap that a loss begins. A byte
+that was read proves nothing: after a blocked loop, or through a slow network, old ones are read late.
+What proves is a round trip. A command that was sent at some time and has been answered says that
+everything which the server wrote before that time has been read.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from . import envelope
+from .exceptions import CommandRefused
 from .liveness import Liveness, Verdict
 from .names import Topic
 from .statistics import Counters
@@ -13,6 +21,18 @@ from .traffic import Traffic
 from .wire import Link, Loss
 
 __all__ = ["Pulse"]
+
+
+#: Turns that the loop gets to read a socket before a silent link is given up: one to run what is ready,
+#: one to see that there are bytes, one to read them, and one for a reader that had paused itself.
+TURNS = 4
+
+#: Seconds by which a check is late if the loop was blocked, or the whole process stopped.
+LATE = 0.05
+
+#: The most seconds that a silent server gets after that, once: what has stopped us, a paused container or
+#: a busy machine, may have stopped it too.
+MOMENT = 0.5
 
 
 class Pulse:
@@ -46,16 +66,52 @@ class Pulse:
         self._ping_timeout = ping_timeout
         self._role_interval = role_interval
         self._role_asked_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due = 0.0
+        self._link: Link | None = None
+        # All of these are seconds of `time.monotonic`.
+        #: When the newest PING was sent that was answered.
+        self._proven = time.monotonic()
+        #: The same at the last check, and at the one before the last message came.
+        self._proven_before = self._proven_hearing = self._proven
+        #: When the newest question was sent that was answered with *master*.
+        self._proven_master = self._proven
+        self._heard = 0
 
-    def start(self, link: Link) -> None:
-        """Begin to watch a link."""
+    def start(self, link: Link, since: float) -> None:
+        """Begin to watch a link.
+
+        Args:
+            link: The new link.
+            since: When it began to be made, which shook hands with a master, in seconds of
+                `time.monotonic`.
+        """
+        self._link = link
+        self._proven = self._proven_before = self._proven_hearing = self._proven_master = since
+        self._heard = self._counters.received
         self._role_asked_at = self._loop.time()
         self._liveness.started(self._loop.time(), self._counters.received)
         self._later(link)
 
+    def proven_since(self, loss: Loss) -> float:
+        """Return until when it is proved that nothing is missing; the gap of a loss begins there.
+
+        A deaf link answers, and gives no messages: what proves is the last one that came. A server
+        that is not the master any more gives messages, but not those that others send to the master.
+
+        Args:
+            loss: Why the link is lost.
+
+        Returns:
+            Seconds of `time.monotonic`.
+        """
+        if loss is Loss.DEAF:
+            return self._proven_hearing
+        return self._proven_master if loss is Loss.NO_MASTER else self._proven
+
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop watching; what is answered from now on says nothing about the next link."""
+        self._link = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -75,6 +131,7 @@ class Pulse:
 
     def _later(self, link: Link) -> None:
         pause = self._liveness.next_check(self._loop.time(), link.last_read, link.last_parsed)
+        self._due = self._loop.time() + pause
         self._timer = self._loop.call_later(pause, self._check, link)
 
     def _check(self, link: Link) -> None:
@@ -82,9 +139,41 @@ class Pulse:
         if now - self._role_asked_at >= self._role_interval:
             self._role_asked_at = now
             self._ask_role(link)
-        verdict = self._liveness.judge(
-            now, link.last_read, link.last_parsed, self._counters.received
+        self._note_hearing()
+        self._note_written(link)
+        verdict = self._judge(link)
+        if verdict not in (Verdict.DEAD, Verdict.STUCK):
+            self._carry_out(verdict, link)
+        elif now - self._due > LATE:
+            moment = min(MOMENT, self._ping_timeout)
+            self._timer = self._loop.call_later(moment, self._look, link, TURNS)
+        else:
+            self._look(link, TURNS)
+
+    def _look(self, link: Link, turns: int) -> None:
+        """Judge again when the loop has read what the socket holds: it may have been blocked."""
+        if turns:
+            self._timer = self._loop.call_soon(self._look, link, turns - 1)
+        else:
+            self._carry_out(self._judge(link), link)
+
+    def _judge(self, link: Link) -> Verdict:
+        return self._liveness.judge(
+            self._loop.time(), link.last_read, link.last_parsed, self._counters.received
         )
+
+    def _note_hearing(self) -> None:
+        """If a message has come since the last check, it was sent after what was proved then."""
+        if self._counters.received != self._heard:
+            self._heard = self._counters.received
+            self._proven_hearing = self._proven_before
+        self._proven_before = self._proven
+
+    def _note_written(self, link: Link) -> None:
+        if link.is_written:
+            self._liveness.ping_left(self._loop.time())
+
+    def _carry_out(self, verdict: Verdict, link: Link) -> None:
         if verdict is Verdict.DEAD:
             reason = f"no sign of life for {self._ping_timeout} s after a PING"
             link.lose(reason, Loss.SILENT)
@@ -93,25 +182,34 @@ class Pulse:
         elif verdict is Verdict.DEAF:
             link.lose("a message to ourselves did not come back", Loss.DEAF)
         else:
-            self._act(verdict, link, now)
+            self._act(verdict, link)
             self._later(link)
 
-    def _act(self, verdict: Verdict, link: Link, now: float) -> None:
+    def _act(self, verdict: Verdict, link: Link) -> None:
         if verdict is Verdict.PING:
             self._ping(link)
         elif verdict is Verdict.PROBE and self._traffic.hears(self._inbox, self):
             self._probe(link)
         elif verdict is Verdict.PROBE:
-            self._liveness.probe_failed(now)
+            self._liveness.probe_failed(self._loop.time())
 
     def _ping(self, link: Link) -> None:
-        sent = self._loop.time()
+        sent = time.monotonic()
 
         def answered(reply: asyncio.Future[Any]) -> None:
+            is_answered = _answered(reply)
+            if link is not self._link:
+                return
+            if not is_answered:
+                self._liveness.ping_refused()
+                return
             if _succeeded(reply):
-                self._counters.ping_rtt = self._loop.time() - sent
+                self._counters.ping_rtt = time.monotonic() - sent
+            self._proven = sent
+            self._liveness.ping_answered()
 
         self._ask(link, b"PING").add_done_callback(answered)
+        self._loop.call_soon(self._note_written, link)  # the link writes before that
 
     def _probe(self, link: Link) -> None:
         """Send ourselves a message."""
@@ -129,9 +227,14 @@ class Pulse:
 
     def _ask_role(self, link: Link) -> None:
         """Give up a server that is no master: what is published there reaches only its clients."""
+        sent = time.monotonic()
 
         def answered(reply: asyncio.Future[Any]) -> None:
-            if _succeeded(reply) and reply.result()[0] != b"master":
+            if not _succeeded(reply) or link is not self._link:
+                return
+            if reply.result()[0] == b"master":
+                self._proven_master = sent
+            else:
                 link.lose("the server is not a master any more", Loss.NO_MASTER)
 
         self._ask(link, b"ROLE").add_done_callback(answered)
@@ -144,3 +247,9 @@ class Pulse:
 
 def _succeeded(reply: asyncio.Future[Any]) -> bool:
     return not reply.cancelled() and reply.exception() is None
+
+
+def _answered(reply: asyncio.Future[Any]) -> bool:
+    """Tell whether the server has said anything, and be it that it refuses."""
+    refused = not reply.cancelled() and isinstance(reply.exception(), CommandRefused)
+    return _succeeded(reply) or refused

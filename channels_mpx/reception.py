@@ -107,8 +107,8 @@ class Reception:
         self._is_interrupted = False
         #: The last notice of the last gap that was told of.
         self._latest: Notice | None = None
-        #: When and why that gap began, once it is over; in seconds of `time.monotonic`.
-        self._begin: tuple[float, str] | None = None
+        #: That gap, once it is over, and when it began, in seconds of `time.monotonic`.
+        self._begin: tuple[float, Gap] | None = None
 
     def deliver(self, topic: Topic, channel: bytes, payload: bytes) -> None:
         """See `Subscriber.deliver`. What the layer itself sends is not for subscribers."""
@@ -147,10 +147,10 @@ class Reception:
             return
         now = time.monotonic()
         if self._begin is None:
-            self._begin = now - gap.seconds, gap.reason
+            self._begin = now - gap.seconds, gap
         else:
-            since, reason = self._begin
-            gap = dataclasses.replace(gap, reason=reason, seconds=now - since)
+            began, first = self._begin
+            gap = dataclasses.replace(first, epoch=gap.epoch, seconds=now - began)
         self._notify("on_gap", gap)
         self._is_interrupted = False
 

@@ -106,6 +106,11 @@ class RedisLink(asyncio.Protocol):
         """How many replies are awaited."""
         return len(self._slots)
 
+    @property
+    def is_written(self) -> bool:
+        """See `Link.is_written`."""
+        return not self._out and not self._transport.get_write_buffer_size()
+
     # Writing
 
     def send(self, command: Command, future: asyncio.Future[Any]) -> None:
@@ -235,6 +240,7 @@ class RedisLink(asyncio.Protocol):
         if not left:
             self._slice_later()
         elif self._is_slicing:
+            self.last_read = self.last_parsed = self._loop.time()  # until now nobody looked
             self._is_slicing = False
             self._transport.resume_reading()
 

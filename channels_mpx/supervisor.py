@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 
 from . import exceptions
@@ -152,7 +153,7 @@ class Supervisor:
             self._counters.lost(reason, link.loss.value)
         self._listener.unlinked(reason)
         if reason is not CLOSED or self._listener.is_awaited():
-            self._open_gap(reason)
+            self._open_gap(reason, self._pulse.proven_since(link.loss))
         self._changed.set()
 
     def topic_settled(self, topic: Topic) -> None:
@@ -161,12 +162,13 @@ class Supervisor:
 
     def topic_restored(self, reason: str, since: float) -> None:
         """See `LinkWatcher.topic_restored`: what was published meanwhile is missing."""
-        self._open_gap(reason, since)
+        if self._gap.open_for_topic(reason, since):
+            self._listener.gap_opened(reason)
 
-    def _open_gap(self, reason: str, since: float | None = None) -> None:
+    def _open_gap(self, reason: str, since: float) -> None:
         if self._gap.open(reason, since):
             self._listener.gap_opened(reason)
-        elif since is None:
+        else:
             self._listener.gap_went_on(reason)
 
     def _close_gap(self, gap: Gap | None) -> None:
@@ -264,7 +266,7 @@ class Supervisor:
         link = self.traffic.retire(reason)
         if link is not None:
             self._listener.unlinked(reason)
-            self._open_gap(reason)
+            self._open_gap(reason, self._pulse.proven_since(link.loss))
             link.discard()
         return link
 
@@ -285,6 +287,7 @@ class Supervisor:
     async def _dial(self) -> bool:
         """Try once to make a link; return whether there is one."""
         self._changed.clear()
+        began = time.monotonic()
         try:
             link = await self._connect()
         except (exceptions.LinkUnavailable, exceptions.LinkRefused) as error:
@@ -304,7 +307,7 @@ class Supervisor:
         logger.info("= linked to %s, epoch %d", link.address, self._counters.epoch)
         self._listener.linked(self._counters.epoch)
         wanted = self.traffic.begin(link)
-        self._pulse.start(link)
+        self._pulse.start(link, began)
         self._close_gap(self._gap.linked(self._counters.epoch, wanted))
         return True
 

@@ -130,6 +130,10 @@ class Link(Protocol):
     def in_flight(self) -> int:
         """How many replies are awaited."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the operating system has been given all that was sent."""
+
 
 class LinkWatcher(Protocol):
     """Whom the traffic tells about its link."""

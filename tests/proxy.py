@@ -35,8 +35,8 @@ class Proxy:
         self._piece = CHUNK
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._is_hole = False
-        self._swallowed: set[asyncio.StreamWriter] = set()
+        self._hole: set[str] = set()
+        self._swallowed: set[tuple[asyncio.StreamWriter, str]] = set()
         self._left_down: int | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._clients: set[asyncio.StreamWriter] = set()
@@ -78,16 +78,20 @@ class Proxy:
 
     def resume(self) -> None:
         """Forward again, beginning with what was held back; end `swallow`."""
-        self._is_hole = False
+        self._hole = set()
         self._flowing.set()
 
-    def swallow(self) -> None:
+    def swallow(self, direction: Direction | None = None) -> None:
         """Be a black hole: take bytes and drop them, for open connections and for new ones.
 
         `resume` ends it for new connections only: nobody knows what the old ones have missed.
+
+        Args:
+            direction: Only those that go to the server, or to the client; all by default.
         """
-        self._is_hole = True
-        self._swallowed |= self._writers
+        self._hole = {"up", "down"} if direction is None else {direction}
+        for way in self._hole:
+            self._swallowed |= {(writer, way) for writer in self._writers}
 
     def end_after(self, size: int) -> None:
         """Forward so many more bytes to clients, and then close all connections in order (FIN)."""
@@ -142,13 +146,12 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
                 self._writers.discard(end)
-                self._swallowed.discard(end)
+                self._swallowed -= {(end, "up"), (end, "down")}
                 self._clients.discard(end)
 
     def _adopt(self, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        if self._is_hole:
-            self._swallowed.add(writer)
+        self._swallowed |= {(writer, way) for way in self._hole}
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
@@ -189,7 +192,7 @@ class Proxy:
         size = self._piece  # which may change meanwhile
         for start in range(0, len(data), size):
             piece = data[start : start + size]
-            if writer in self._swallowed or writer.transport.is_closing():
+            if (writer, direction) in self._swallowed or writer.transport.is_closing():
                 return
             if direction == "down" and self._left_down is not None:
                 piece = piece[: self._left_down]

@@ -37,10 +37,12 @@ async def send(layer: MultiplexedChannelLayer, channel: str, *kinds: str) -> Non
         await layer.send(channel, {"type": kind})
 
 
-def outage(layer: MultiplexedChannelLayer, seconds: float = 0.5) -> None:
-    """Tell a layer of an outage, as its connection does, in no time."""
+def outage(layer: MultiplexedChannelLayer, seconds: float = 0.5) -> Gap:
+    """Tell a layer of an outage, as its connection does, in no time; return the gap."""
+    gap = Gap(2, "cut", seconds)
     layer._process.gap_opened("cut")
-    layer._process.gap_closed(Gap(2, "cut", seconds))
+    layer._process.gap_closed(gap)
+    return gap
 
 
 async def test_full_mailbox_gets_both(world: Broker) -> None:
@@ -127,16 +129,18 @@ async def test_gap_after_one_half_heard_goes_on(world: Broker) -> None:
     """Whoever has heard of the begin only hears of the end when it is over, and how long it was."""
     layer = world.layer(**LOST, **BACK)
     channel = await layer.new_channel()
-    outage(layer, 30.0)
+    first = outage(layer, 30.0)
     assert types([await receive(layer, channel)]) == ["lost"]
     layer._process.gap_opened("cut")
     assert await receive_all(layer, channel) == []
     layer._process.gap_closed(Gap(2, "cut", 0.1))
     (back,) = await receive_all(layer, channel)
     assert (back["type"], back["seconds"] >= 30.0) == ("back", True)
-    outage(layer, 0.25)
+    assert back["since"] == first.since.timestamp()
+    second = outage(layer, 0.25)
     (lost, back) = await receive_all(layer, channel)
     assert (types((lost, back)), back["seconds"]) == (["lost", "back"], 0.25)
+    assert back["since"] == second.since.timestamp()
 
 
 @pytest.mark.parametrize(

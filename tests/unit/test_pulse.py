@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -97,3 +98,20 @@ async def test_frozen_server_with_a_full_backlog_is_given_up(
         finally:
             server.thaw()
             await asyncio.gather(*sends, return_exceptions=True)
+
+
+async def test_ping_of_a_lost_link_leaves_nothing_behind(
+    make_redis: MakeRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error is nobody's news: asyncio must not complain that it was never looked at."""
+    server = make_redis()
+    async with open_layer(server, **QUICK, ping_interval=0.1, ping_timeout=0.1) as layer:
+        await layer.new_channel()
+        server.freeze()
+        try:
+            await eventually(lambda: layer.statistics().connection.reconnections)
+        finally:
+            server.thaw()
+        await eventually(lambda: layer.statistics().connection.epoch == 2)
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []

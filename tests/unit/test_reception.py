@@ -138,13 +138,14 @@ def outage(hearing: Hearing, seconds: float = 0.5, reason: str = "cut", epoch: i
 def test_gap_goes_on_if_nobody_has_heard_of_its_end() -> None:
     """However often: its reason is the first, its epoch the last, its length that of all."""
     hearing = Hearing(*EVENTS)
-    outage(hearing, 30.0, "first")
+    first = outage(hearing, 30.0, "first")
     for epoch in range(3, 400):
         outage(hearing, epoch=epoch)
     lost, activation, (event, gap) = hearing.take()
     assert (lost[0], activation, event) == ("on_disconnect", ("on_activation", b"one"), "on_gap")
     assert "first" in str(lost[1])
     assert (gap.epoch, gap.reason, 30.0 < gap.seconds < 35.0) == (399, "first", True)
+    assert gap.since == first.since
     later = outage(hearing, 0.25, "later", 400)
     assert hearing.take()[2] == ("on_gap", later)
 

@@ -142,14 +142,18 @@ async def test_slow_callback_hears_of_activations_after_the_disconnect(
             await eventually(lambda: mux.statistics().epoch == outage + 1)  # noqa: B023
             await subscription.activated(5)
         gate.set()
-        again = [("disconnect", LinkLost), ("active", b"one"), ("active", b"two"), ("gap",)]
+        again = [
+            ("disconnect", LinkLost),
+            ("active", b"one"),
+            ("active", b"two"),
+            ("gap",),
+        ]
         await notes.until(("active", b"one"), ("active", b"two"), *again)
         assert notes.gaps[0].epoch == 3
-        began = time.monotonic()
         broker.cut()
         await eventually(lambda: len(notes.gaps) == 2)
         assert notes.lines[6:] == again
-        assert notes.gaps[1].seconds <= time.monotonic() - began
+        assert notes.gaps[1].since > notes.gaps[0].since
 
 
 async def test_outages_that_nobody_reads_of_are_one(broker: MemorySite) -> None:

@@ -40,11 +40,11 @@ async def test_error_of_our_own_on_a_new_link_ends_that_link(
     """A link that was made and not put to use is not kept; the loss is counted as ours."""
     name, linked, once = f"supervisor{next(_brokers)}", supervisor.Pulse.start, [True]
 
-    def start(self: supervisor.Pulse, link: supervisor.Link) -> None:
+    def start(self: supervisor.Pulse, link: supervisor.Link, since: float) -> None:
         if once:
             once.clear()
             raise ZeroDivisionError("on purpose")
-        linked(self, link)
+        linked(self, link, since)
 
     monkeypatch.setattr(supervisor.Pulse, "start", start)
     async with Multiplexer(f"memory://{name}", **QUICK) as mux:
