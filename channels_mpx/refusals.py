@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 
 from . import exceptions
 from .names import Topic
@@ -33,10 +34,14 @@ class Refusals:
     def __repr__(self) -> str:
         return f"<Refusals denied={len(self._denied)}>"
 
-    def begin(self) -> None:
-        """There is a new link, which has refused nothing yet."""
+    def begin(self, wanted: Collection[Topic]) -> None:
+        """There is a new link, which has refused nothing yet.
+
+        Args:
+            wanted: What is still wanted. What was refused of it on earlier links was missed since.
+        """
         self._logged.clear()
-        self._denied.clear()
+        self._denied = {it: self._denied[it] for it in self._denied.keys() & set(wanted)}
 
     def note(self, error: Exception) -> str:
         """Log and count a refusal; return Redis's code."""

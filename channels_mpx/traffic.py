@@ -174,9 +174,9 @@ class Traffic:
             What is wanted.
         """
         self.link = link
-        self._refusals.begin()
         self._router.made()
         wanted = self._router.topics()
+        self._refusals.begin(wanted)
         self._pump()
         self._send_parked(link)
         return wanted

@@ -353,3 +353,27 @@ async def test_blocked_loop_under_load_does_not_blame_the_server(redis_server: R
         await eventually(lambda: len(ear.heard) == len(voice.sent), 20)
         assert mux.statistics().epoch == 1
         assert ear.gaps == []
+
+
+async def test_what_was_refused_over_a_loss_lies_in_its_gap(make_redis: MakeRedis) -> None:
+    """A name is refused, and allowed again while there is no connection: no gap of its own tells it."""
+    server = make_redis(users=["site on >pw ~* &* +@all"])
+    async with (
+        Multiplexer(server.url) as sender,
+        Proxy(server.host, server.port) as proxy,
+        Multiplexer(server.url_for("site", "pw", port=proxy.port), **WATCHED) as mux,
+    ):
+        ear, voice = Ear(mux), Voice(sender.publish)
+        await ear.activated()
+        server.command("ACL", "SETUSER", "site", "resetchannels", "&mpx:*")
+        await eventually(lambda: len(ear.gaps) == 1, 20)
+        await voice.speak()
+        refused_until = time.time()
+        await whole(ear)
+        proxy.swallow()
+        proxy.cut()
+        await eventually(lambda: mux.statistics().state == "connecting", 20)
+        server.command("ACL", "SETUSER", "site", "allchannels")
+        proxy.resume()
+        await eventually(lambda: len(ear.gaps) == 2, 20)
+        assert ear.gaps[1].since.timestamp() < voice.sent[0] < refused_until
