@@ -23,6 +23,7 @@
     │   ├── LinkUnavailable (TimeoutError)       no link before the deadline; nothing was sent
     │   ├── NotConfirmed (TimeoutError)          no answer before the deadline
     │   ├── LinkLost                             lost while waiting; it may have been carried out
+    │   │   └── ConnectionInterrupted            told to ``on_disconnect``: nobody has asked anything
     │   ├── Desync                               Redis answered what nobody asked
     │   └── CommandRefused                       Redis answered with an error
     ├── ClosedError                              the object was closed
@@ -57,6 +58,7 @@ __all__ = [
     "ClosedError",
     "CommandRefused",
     "ConfigurationError",
+    "ConnectionInterrupted",
     "DecodingError",
     "Desync",
     "EncodingError",
@@ -232,6 +234,11 @@ class LinkUnavailable(LinkError, TimeoutError):
 class LinkLost(LinkError):
     """The link to Redis at {address} was lost while waiting for an answer ({reason}); what was
     asked may or may not have been carried out."""
+
+
+class ConnectionInterrupted(LinkLost):
+    """The connection to Redis at {address} was lost ({reason}) and is being made again; what is
+    published meanwhile may be missing."""
 
 
 class Desync(LinkError):

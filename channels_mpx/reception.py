@@ -134,7 +134,7 @@ class Reception:
         if len(self._mailbox) < self._capacity:
             # An activation that waits is told before this; the next one must be told after it.
             self._announced.clear()
-        error = exceptions.LinkLost(address=self._hub.address, reason=reason)
+        error = exceptions.ConnectionInterrupted(address=self._hub.address, reason=reason)
         self._notify("on_disconnect", error)
 
     def refused(self, topic: Topic, error: Exception) -> None:

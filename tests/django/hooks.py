@@ -6,7 +6,7 @@ from typing import Any
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
-from channels_mpx import Gap, LinkLost
+from channels_mpx import ConnectionInterrupted, Gap
 from channels_mpx.consumers import (
     ChannelSubscriptionMixin,
     MultiplexedConsumerMixin,
@@ -65,9 +65,9 @@ class Subscribed(
 NAMES = {"news", "weather", "metrics.*"}
 
 
-async def outages(consumer: Any, count: int) -> list[tuple[LinkLost, Gap]]:
+async def outages(consumer: Any, count: int) -> list[tuple[ConnectionInterrupted, Gap]]:
     """Wait until a consumer has heard of so many gaps, and return each with its beginning."""
     await eventually(lambda: sum(isinstance(item, Gap) for item in consumer.heard) >= count)
     told = [item for item in consumer.heard if not isinstance(item, str)]
-    assert [type(item) for item in told] == [LinkLost, Gap] * count
+    assert [type(item) for item in told] == [ConnectionInterrupted, Gap] * count
     return list(zip(told[::2], told[1::2], strict=True))

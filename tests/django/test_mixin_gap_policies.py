@@ -8,7 +8,7 @@ import pytest
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 
-from channels_mpx import LinkLost
+from channels_mpx import ConnectionInterrupted
 from channels_mpx.consumers import MultiplexedConsumerMixin
 from tests.django.client import Client, quiet
 from tests.django.hooks import NAMES, Hooked, Subscribed, outages
@@ -30,7 +30,7 @@ async def test_close(layer: Any, place: Place) -> None:
     place.kill()
     await eventually(lambda: client.sent == [{"type": "websocket.close", "code": 1012}])
     (error,) = client.instance.heard
-    assert isinstance(error, LinkLost)
+    assert isinstance(error, ConnectionInterrupted)
     await client.leave()
 
 

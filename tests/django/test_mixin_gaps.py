@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from channels.generic.websocket import WebsocketConsumer
 
-from channels_mpx import Gap, LinkLost, MultiplexedChannelLayer
+from channels_mpx import ConnectionInterrupted, Gap, LinkLost, MultiplexedChannelLayer
 from channels_mpx.consumers import ChannelSubscriptionMixin, MultiplexedConsumerMixin
 from channels_mpx.testing import Broker
 from tests.django.client import Client, is_empty, quiet
@@ -284,7 +284,7 @@ async def test_sync_consumer(layer: Any, place: Place) -> None:
     client = await Client(Sync).connect()
     place.kill()
     assert await client.hear() == ["gap"]
-    assert [kind for kind, _ in heard] == [LinkLost, Gap]
+    assert [kind for kind, _ in heard] == [ConnectionInterrupted, Gap]
     assert threading.main_thread() not in [thread for _, thread in heard]
     await client.leave()
 

@@ -154,7 +154,7 @@ async def test_channel_subscription(
     await eventually(lambda: output.has("Message @ b'chan1': b'yes'\n"))
     kill_clients(redis_server)
     await eventually(
-        lambda: output.has("Network Error: <class 'channels_mpx.exceptions.LinkLost'>")
+        lambda: output.has("Network Error: <class 'channels_mpx.exceptions.ConnectionInterrupted'>")
     )
     await run(close, usage)
     await eventually(lambda: active(redis_server)[0] == set())

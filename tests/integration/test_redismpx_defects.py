@@ -21,6 +21,7 @@ import pytest
 from channels_mpx import (
     ChannelSubscription,
     CommandRefused,
+    ConnectionInterrupted,
     LinkLost,
     LinkUnavailable,
     Multiplexer,
@@ -372,7 +373,7 @@ async def test_multiplexer_165_two_errors_are_one_outage(
     assert {type(outcome) for outcome in outcomes} <= {LinkLost, int}
     await eventually(lambda: len(gaps) == 1)
     assert connections_received(redis_server) == before + 1
-    assert [type(error) for error in told] == [LinkLost]
+    assert [type(error) for error in told] == [ConnectionInterrupted]
 
 
 async def test_multiplexer_212_resubscribing_survives_its_own_errors(

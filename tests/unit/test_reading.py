@@ -13,10 +13,10 @@ import pytest
 
 from channels_mpx import (
     ConfigurationError,
+    ConnectionInterrupted,
     Gap,
     InvalidArgument,
     InvalidTimeout,
-    LinkLost,
     Multiplexer,
     PubSubMessage,
     SubscriptionIsClosed,
@@ -250,7 +250,7 @@ async def test_notices_are_told_while_somebody_reads(site: Site, mux: Multiplexe
         message = await subscription.get_message(5)
         assert message is not None
         assert message.payload == b"1"
-    assert [type(item) for item in told] == [bytes, LinkLost, bytes, Gap]
+    assert [type(item) for item in told] == [bytes, ConnectionInterrupted, bytes, Gap]
 
 
 async def test_notice_without_a_callback() -> None:

@@ -12,8 +12,8 @@ import pytest
 from channels_mpx import (
     ChannelSubscription,
     CommandRefused,
+    ConnectionInterrupted,
     Gap,
-    LinkLost,
     Multiplexer,
     PubSubMessage,
 )
@@ -40,7 +40,7 @@ async def test_gap_has_epoch_reason_and_duration(site: Site, mux: Multiplexer) -
         site.cut()
         for note in notes:
             await eventually(lambda note=note, outage=outage: len(note.gaps) == outage)  # type: ignore[misc]
-            assert note.lines.count(("disconnect", LinkLost)) == outage
+            assert note.lines.count(("disconnect", ConnectionInterrupted)) == outage
             assert note.gaps[-1].epoch == outage + 1
             assert note.gaps[-1].reason == site.reason
             assert 0 < note.gaps[-1].seconds < 5
@@ -69,7 +69,7 @@ async def test_link_lost_again_within_a_gap_is_one_outage(broker: MemorySite) ->
                 await eventually(lambda: broker.accepted == before + 3)  # noqa: B023
             await eventually(lambda: len(old.gaps) == outage)  # noqa: B023
             await newcomer.activated(5)
-            assert old.lines.count(("disconnect", LinkLost)) == outage
+            assert old.lines.count(("disconnect", ConnectionInterrupted)) == outage
             assert old.gaps[-1].epoch == 1 + 3 * outage
             assert old.gaps[-1].reason == broker.reason
             await eventually(lambda: len(new.lines) == 2)
@@ -88,7 +88,7 @@ async def test_who_comes_between_two_losses_of_one_gap_hears_of_it(mux: Multiple
     listener.gap_opened("first")
     await new.watchful(mux, "two").activated(5)
     idle.watchful(mux)
-    await eventually(lambda: ("disconnect", LinkLost) in old.lines)
+    await eventually(lambda: ("disconnect", ConnectionInterrupted) in old.lines)
     for notes in (old, new, idle):
         notes.lines.clear()
     listener.gap_went_on("second")
@@ -96,7 +96,7 @@ async def test_who_comes_between_two_losses_of_one_gap_hears_of_it(mux: Multiple
     for notes in (old, new):
         await eventually(lambda notes=notes: notes.gaps == [gap])  # type: ignore[misc]
     told = [line for line in old.lines + new.lines if line[0] != "active"]
-    assert told == [("gap",), ("disconnect", LinkLost), ("gap",)]
+    assert told == [("gap",), ("disconnect", ConnectionInterrupted), ("gap",)]
     assert idle.lines == []
 
 
@@ -107,14 +107,14 @@ async def test_channels_removed_in_a_gap_do_not_spoil_the_next(broker: MemorySit
         subscription = notes.watchful(mux, "one")
         await notes.until(("active", b"one"))
         with broker.down():
-            await eventually(lambda: ("disconnect", LinkLost) in notes.lines)
+            await eventually(lambda: ("disconnect", ConnectionInterrupted) in notes.lines)
             subscription.clear()
         await eventually(lambda: len(notes.gaps) == 1)
         subscription.add("two")
         await subscription.activated(5)
         broker.cut()
         await eventually(lambda: len(notes.gaps) == 2)
-        assert notes.lines.count(("disconnect", LinkLost)) == 2
+        assert notes.lines.count(("disconnect", ConnectionInterrupted)) == 2
 
 
 async def test_slow_callback_hears_of_activations_after_the_disconnect(
@@ -143,7 +143,7 @@ async def test_slow_callback_hears_of_activations_after_the_disconnect(
             await subscription.activated(5)
         gate.set()
         again = [
-            ("disconnect", LinkLost),
+            ("disconnect", ConnectionInterrupted),
             ("active", b"one"),
             ("active", b"two"),
             ("gap",),
@@ -175,10 +175,10 @@ async def test_outages_that_nobody_reads_of_are_one(broker: MemorySite) -> None:
                 await mux.publish("one", b"1")
         assert subscription.waiting == 2 * 4 + 1
         assert await subscription.get_message(0) == PubSubMessage(None, b"one", b"1")
-        assert [type(item) for item in told] == [LinkLost, bytes, bytes, Gap]
+        assert [type(item) for item in told] == [ConnectionInterrupted, bytes, bytes, Gap]
         assert told[3].epoch == 101
         assert await subscription.get_message(0) is None
-        assert [type(item) for item in told[4:]] == [LinkLost, bytes, bytes, Gap]
+        assert [type(item) for item in told[4:]] == [ConnectionInterrupted, bytes, bytes, Gap]
         assert told[7].epoch == 201
         lasted = time.monotonic() - began
         assert lasted / 2 < told[3].seconds + told[7].seconds < lasted
@@ -228,7 +228,7 @@ def test_home_that_stops_without_an_end_is_a_gap(
     ended = loop.run_until_complete(live())
     threads_only.sync.publish("other", b"")
     wait_until(lambda: len(notes.lines) == 4)
-    assert notes.lines[1:] == [("disconnect", LinkLost), ("active", b"one"), ("gap",)]
+    assert notes.lines[1:] == [("disconnect", ConnectionInterrupted), ("active", b"one"), ("gap",)]
     assert notes.gaps[0].reason == "its event loop stopped"
     assert ended.closed
     assert broker.accepted == 2

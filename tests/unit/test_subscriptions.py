@@ -12,7 +12,7 @@ import pytest
 
 from channels_mpx import (
     CommandRefused,
-    LinkLost,
+    ConnectionInterrupted,
     Multiplexer,
     PatternSubscription,
     ReservedName,
@@ -300,7 +300,7 @@ async def test_disconnect_and_activation_are_told_in_order(site: Site, mux: Mult
     notes.watchful(mux, "one", "two")
     await notes.until(*both)
     site.cut()
-    lines = [*both, ("disconnect", LinkLost), *both, ("gap",)]
+    lines = [*both, ("disconnect", ConnectionInterrupted), *both, ("gap",)]
     await notes.until(*lines)
     await mux.publish("two", b"1")
     await mux.publish("one", b"2")
