@@ -116,6 +116,8 @@ class Supervisor:
         self._is_refused = False
         #: Whether the loop was found stopped, and the next home has begun.
         self._is_forsaken = False
+        #: Whether the last attempt failed, which was logged.
+        self._has_failed = False
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -147,9 +149,13 @@ class Supervisor:
         self._pulse.stop()
         self._counters.unlinked(link.bytes_read, link.bytes_written)
         if reason is CLOSED:
-            logger.info("x closed the link to %s", link.address)
+            logger.info("channels_mpx: closed the Redis connection to %s", link.address)
         else:
-            logger.warning("x lost the link to %s: %s", link.address, escape(reason))
+            logger.warning(
+                "channels_mpx: Redis connection to %s lost (%s); reconnecting",
+                link.address,
+                escape(reason),
+            )
             self._counters.lost(reason, link.loss.value)
         self._listener.unlinked(reason)
         if reason is not CLOSED or self._listener.is_awaited():
@@ -173,6 +179,15 @@ class Supervisor:
 
     def _close_gap(self, gap: Gap | None) -> None:
         if gap is not None:
+            link = self.traffic.link
+            logger.log(
+                logging.INFO if gap.reason == CLOSED else logging.WARNING,
+                "channels_mpx: Redis connection to %s is complete again after %.1f s; "
+                "%d subscriptions are active",
+                self._dialer.address if link is None else link.address,
+                gap.seconds,
+                self._router.active,
+            )
             self._listener.gap_closed(gap)
 
     async def live(self) -> None:
@@ -292,8 +307,13 @@ class Supervisor:
             link = await self._connect()
         except (exceptions.LinkUnavailable, exceptions.LinkRefused) as error:
             if error.reason != self._counters.last_error:
-                logger.warning("x no link to %s: %s", error.address, escape(error.reason))
+                logger.warning(
+                    "channels_mpx: no Redis connection to %s (%s); trying again",
+                    error.address,
+                    escape(error.reason),
+                )
             self._counters.last_error = error.reason
+            self._has_failed = True
             if error.code is not None:
                 self._counters.refusal(error.code)
             is_refusal = isinstance(error, exceptions.LinkRefused)
@@ -302,9 +322,15 @@ class Supervisor:
                 # Waiting would not help whoever has just configured it wrongly.
                 self.traffic.fail(error)
             return False
-        self._is_refused = False
+        is_warned, self._is_refused = self._has_failed and not self._gap.is_open, False
+        self._has_failed = False
         self._counters.linked()
-        logger.info("= linked to %s, epoch %d", link.address, self._counters.epoch)
+        logger.log(
+            logging.WARNING if is_warned else logging.INFO,
+            "channels_mpx: connected to Redis at %s, connection %d of this process",
+            link.address,
+            self._counters.epoch,
+        )
         self._listener.linked(self._counters.epoch)
         wanted = self.traffic.begin(link)
         self._pulse.start(link, began)

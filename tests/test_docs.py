@@ -37,7 +37,7 @@ PACKAGE = ROOT / "channels_mpx"
 SETTINGS = DOCS / "reference" / "settings.md"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
 OPTION = re.compile(r"^### `(\w+)`$(.*?)(?=^###? |\Z)", re.MULTILINE | re.DOTALL)
-LOGGING = re.compile(r"logger\.(debug|info|warning|error|exception|critical)$")
+LOGGING = re.compile(r"logger\.(debug|info|log|warning|error|exception|critical)$")
 WRONG = re.compile(r"^\| `(\{.*?\})` \| (.*?) \|$", re.MULTILINE)
 
 
@@ -113,8 +113,21 @@ def logged(path: Path) -> Iterator[tuple[str, str, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and LOGGING.match(ast.unparse(node.func)):
             assert name is not None
-            assert isinstance(node.args[0], ast.Constant)
-            yield name[1], ast.unparse(node.func)[7:].upper(), node.args[0].value
+            yield from ((name[1], level, text) for level, text in said(node))
+
+
+def said(call: ast.Call) -> Iterator[tuple[str, str]]:
+    """Yield each level and the text of one call of a logger."""
+    method, arguments = ast.unparse(call.func)[7:], list(call.args)
+    levels = [method.upper()]
+    if method == "log":
+        choice = arguments.pop(0)
+        assert isinstance(choice, ast.IfExp)
+        levels = [
+            ast.unparse(level).removeprefix("logging.") for level in (choice.body, choice.orelse)
+        ]
+    assert isinstance(arguments[0], ast.Constant)
+    yield from ((level, arguments[0].value) for level in levels)
 
 
 def test_logging_lists_every_record() -> None:
@@ -234,7 +247,7 @@ async def test_no_record_holds_a_password(
         await layer.new_channel()
         server.command("ACL", "SETUSER", "site", "resetpass", ">another")
         server.command("CLIENT", "KILL", "USER", "site")
-        await eventually(lambda: "no link to" in caplog.text)
+        await eventually(lambda: "no Redis connection to" in caplog.text)
         told = f"{layer!r} {layer.statistics()} {layer.health(0)} {caplog.text}"
     assert "username-password" in told
     assert secret not in told

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 
 import pytest
 
-from channels_mpx import LinkRefused, Multiplexer, supervisor
+from channels_mpx import LinkRefused, LinkUnavailable, Multiplexer, supervisor
 from channels_mpx.memory import MemoryDialer, broker
 from channels_mpx.wire import Link, Receiver
 from tests.helpers import eventually
@@ -101,5 +102,73 @@ async def test_refusals_at_run_time_grow_rare(
             world.links[0].lose("the test says so")
             await eventually(lambda: mux.statistics().epoch == 2)
         assert refusals == 5
-        said = [record.message for record in caplog.records if "no link" in record.message]
-        assert said == ["x no link to here: WRONGPASS"]
+        said = [record.message for record in caplog.records if "no Redis" in record.message]
+        assert said == ["channels_mpx: no Redis connection to here (WRONGPASS); trying again"]
+
+
+def records(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return level and text of what was logged about the connection, without times."""
+    text = re.compile(r"after \d+\.\d s")
+    return [
+        (record.levelname, text.sub("after N s", record.message))
+        for record in caplog.records
+        if record.name == "channels_mpx.multiplexer"
+    ]
+
+
+async def test_return_is_logged_at_the_level_of_the_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """Who logs warnings only sees the end of what he saw the beginning of, and what is restored."""
+    name = f"supervisor{next(_brokers)}"
+    world = broker(name)
+    caplog.set_level(logging.INFO, "channels_mpx")
+    async with Multiplexer(f"memory://{name}", **QUICK) as mux:
+        subscription = mux.new_channel_subscription(print)
+        subscription.add("one")
+        subscription.add("two")
+        await subscription.activated(5)
+        where = f"memory://{name}"
+        assert records(caplog) == [
+            ("INFO", f"channels_mpx: connected to Redis at {where}, connection 1 of this process")
+        ]
+        caplog.clear()
+        back = (
+            f"Redis connection to {where} is complete again after N s; 2 subscriptions are active"
+        )
+        links = list(world.links)
+        mux._hub.life.loop.call_soon_threadsafe(links[0].lose, "cut")  # type: ignore[union-attr]
+        await eventually(lambda: mux.statistics().epoch == 2 and len(records(caplog)) == 3)
+        assert records(caplog) == [
+            ("WARNING", f"channels_mpx: Redis connection to {where} lost (cut); reconnecting"),
+            ("INFO", f"channels_mpx: connected to Redis at {where}, connection 2 of this process"),
+            (
+                "WARNING",
+                f"channels_mpx: {back}",
+            ),
+        ]
+
+
+async def test_first_connection_after_attempts_that_failed_is_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage at the start ends in the log too, though nobody has missed anything."""
+    name, errors = (
+        f"supervisor{next(_brokers)}",
+        [LinkUnavailable(address="here", seconds=1, reason="down")],
+    )
+
+    def accept() -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(broker(name), "accept", accept)
+    caplog.set_level(logging.INFO, "channels_mpx")
+    async with Multiplexer(f"memory://{name}", **QUICK) as mux:
+        await mux.publish("channel", "message")
+        where = f"memory://{name}"
+        assert records(caplog) == [
+            ("WARNING", "channels_mpx: no Redis connection to here (down); trying again"),
+            (
+                "WARNING",
+                f"channels_mpx: connected to Redis at {where}, connection 1 of this process",
+            ),
+        ]
