@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import bisect
 import enum
+import time
+from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -72,11 +74,14 @@ class Sender:
     def __init__(self, name: str, send: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
         self.name = name
         self.outcomes = Outcomes()
+        #: When each message was given away, and when its outcome was known: seconds since 1970.
+        self.asked, self.told = array("d"), array("d")
         self._send = send
 
     async def step(self) -> Outcome:
         """Send the next number."""
         number = self.outcomes.add()  # unknown, also if we are cancelled meanwhile
+        self.asked.append(time.time())
         outcome = Outcome.TAKEN
         try:
             await self._send({"type": "number", "sender": self.name, "number": number})
@@ -84,6 +89,7 @@ class Sender:
             outcome = Outcome.UNKNOWN
         except LinkError:  # refused, or there was no link
             outcome = Outcome.UNSENT
+        self.told.append(time.time())
         self.outcomes.set(number, outcome)
         return outcome
 
@@ -148,6 +154,8 @@ class Hearing:
     """
 
     def __init__(self, first: Mapping[str, int] | None = None) -> None:
+        #: The gaps that were told of: begin and end of each, in seconds since 1970.
+        self.gaps: list[tuple[float, float]] = []
         self._account = Account()
         self._is_open = False
         self._first = first or {}
@@ -161,6 +169,8 @@ class Hearing:
         elif event["type"] == "gap.closed":
             self._account.closed += 1
             self._is_open = False
+            if "since" in event:
+                self.gaps.append((event["since"], event["since"] + event["seconds"]))
         else:
             self._number(event["sender"], event["number"])
 
@@ -199,6 +209,17 @@ class Hearing:
                     account.errors["came, though its sender was told that it was not sent"] += 1
         account.errors += Counter()  # without zeros
         return account
+
+    def holes(self) -> dict[str, list[tuple[int, int]]]:
+        """Return where each sender's numbers are missing: the first, and the one after the last.
+
+        Ask after `account`, which knows what is missing at the end.
+        """
+        return {
+            name: [(start, end) for start, end, _ in place.holes]
+            for name, place in self._places.items()
+            if place.holes
+        }
 
     def _is_excused(self, place: _Place) -> bool:
         return place.is_open or self._account.opened > place.opened

@@ -70,6 +70,7 @@ class Outcome:
         faults: How often each happened.
         back: Seconds from the end of each fault until every member was active again.
         sent: What each sender was told, by its name.
+        times: When each of its messages was given away, and when that was answered, by its name.
         results: What each member heard, and how it fared.
         restarts: When the server lost its data.
         problems: What went wrong besides.
@@ -80,6 +81,7 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     back: list[float] = field(default_factory=list)
     sent: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     restarts: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -149,6 +151,7 @@ async def _play(
     await asyncio.sleep(INTERVAL)  # so that the slow ones have caught up
     for member in members:
         outcome.sent |= await member.ask("finish")
+        outcome.times |= await member.ask("times")
     for member in members:
         outcome.results[member.name] = await member.ask("account", outcome.sent)
 

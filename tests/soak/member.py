@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from channels_mpx import Gap, LinkError, MultiplexedChannelLayer
@@ -148,6 +148,13 @@ class Member:
             for sender in self._senders
         }
 
+    async def times(self) -> dict[str, Any]:
+        """Return when each message of each sender was given away, and when that was answered."""
+        return {
+            sender.name: {"asked": _rounded(sender.asked), "told": _rounded(sender.told)}
+            for sender in self._senders
+        }
+
     async def account(self, sent: Mapping[str, Any]) -> dict[str, Any]:
         """Hear the last messages, and return what became of all that there was to hear."""
         outcomes = {name: read_outcomes(what) for name, what in sent.items()}
@@ -156,7 +163,12 @@ class Member:
             mine = {name: outcomes[name] for name in self._listens_to[what]}
             is_complete = await self._completed(hearing, mine)
             account = hearing.account(mine)
-            accounts[what] = {**vars(account), "is_complete": is_complete}
+            accounts[what] = {
+                **vars(account),
+                "is_complete": is_complete,
+                "gaps": hearing.gaps,
+                "holes": hearing.holes(),
+            }
         numbers = self._layer.statistics()
         return {
             "accounts": accounts,
@@ -208,7 +220,8 @@ class Member:
             hearing.hear({"type": "gap.opened"})
 
         def on_gap(gap: Gap) -> None:
-            hearing.hear({"type": "gap.closed"})
+            since = gap.since.timestamp()
+            hearing.hear({"type": "gap.closed", "since": since, "seconds": gap.seconds})
 
         subscription = self._layer.multiplexer.new_channel_subscription(
             on_message, on_disconnect, on_gap=on_gap, **bounds
@@ -247,6 +260,11 @@ class Member:
         except AssertionError:
             return False
         return True
+
+
+def _rounded(times: Iterable[float]) -> list[float]:
+    """Return times as short as they can be in JSON without saying less than is known."""
+    return [round(time, 4) for time in times]
 
 
 def read_outcomes(what: Mapping[str, Any]) -> Outcomes:

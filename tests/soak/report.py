@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ MORE_DESCRIPTORS, MORE_THREADS, MORE_MEMORY = 2, 1, 16 * MEGABYTE
 #: Seconds before the death of a server in which what it was given for workers may be lost with it.
 DWELL = 2.0
 
+#: Seconds by which one process's clock may be off another's of the same machine: none, but for what
+#: a clock is corrected by within a gap, whose length another clock measures.
+SKEW = 0.01
+
 #: Seconds until everything must be active again when a fault is over: an attempt to connect that
 #: began in the fault may take 2.5 s, a name that was refused rests for 5 s.
 BACK = 8.0
@@ -29,6 +34,7 @@ def judge(outcome: Outcome) -> list[str]:
     problems = list(outcome.problems)
     for member, result in outcome.results.items():
         problems += (f"{member}: {problem}" for problem in _judge_member(result))
+    problems += _judge_times(outcome)
     problems += _judge_work(outcome)
     if outcome.back and max(outcome.back) > BACK:
         problems.append(f"everything was active again only after {max(outcome.back):.1f} s")
@@ -50,6 +56,42 @@ def _judge_member(result: dict[str, Any]) -> Iterator[str]:
     if dropped:
         yield f"the layer has dropped {dropped}"
     yield from _judge_resources(result["resources"])
+
+
+def _judge_times(outcome: Outcome) -> Iterator[str]:
+    """Every message that somebody missed was sent in a gap that he was told of."""
+    for member, result in outcome.results.items():
+        for what in result["accounts"]:
+            outside = [away for away in _distances(outcome, member, what) if away > SKEW]
+            if outside:
+                yield (
+                    f"{member}: {what}: {len(outside)} messages are missing that were sent outside "
+                    f"of all gaps, up to {max(outside):.2f} s away"
+                )
+
+
+def _distances(outcome: Outcome, member: str, what: str) -> Iterator[float]:
+    """Yield how far from the nearest gap each message was sent that is missing; 0 if it is in one.
+
+    It was sent some time between its sender's call and the answer, which says that Redis had it.
+    The slow subscription loses others too, and counts them.
+    """
+    account = outcome.results[member]["accounts"][what]
+    if what == "slow news":
+        return
+    for sender, holes in account["holes"].items():
+        told, times = read_outcomes(outcome.sent[sender]), outcome.times[sender]
+        for start, end in holes:
+            for number in range(start, end):
+                if told.get(number) is Told.TAKEN:
+                    asked, answered = times["asked"][number], times["told"][number]
+                    yield min(
+                        (
+                            max(0.0, begin - answered, asked - over)
+                            for begin, over in account["gaps"]
+                        ),
+                        default=math.inf,
+                    )
 
 
 def _judge_drops(result: dict[str, Any]) -> Iterator[str]:
@@ -102,6 +144,24 @@ def work(outcome: Outcome) -> tuple[int, int]:
     return missing, again
 
 
+def _show_gaps(outcome: Outcome) -> Iterator[str]:
+    """Yield how long the gaps were, and how the losses lie in them."""
+    accounts = [(m, what) for m, result in outcome.results.items() for what in result["accounts"]]
+    gaps = [
+        over - begin
+        for member, what in accounts
+        for begin, over in outcome.results[member]["accounts"][what]["gaps"]
+    ]
+    distances = [away for member, what in accounts for away in _distances(outcome, member, what)]
+    if gaps:
+        yield ""
+        yield (
+            f"{len(gaps)} gaps told, median {statistics.median(gaps):.2f} s, most {max(gaps):.2f} s; "
+            f"{sum(away <= SKEW for away in distances)} of {len(distances)} missing deliveries were "
+            "sent in one"
+        )
+
+
 def show(outcome: Outcome, problems: list[str]) -> Iterator[str]:
     """Yield the lines of the report."""
     told = Counter[str]()
@@ -134,6 +194,7 @@ def show(outcome: Outcome, problems: list[str]) -> Iterator[str]:
             yield (
                 f"| {member} | {what} | {it['delivered']} | {lost} | {counted} | {it['opened']} |"
             )
+    yield from _show_gaps(outcome)
     missing, again = work(outcome)
     yield ""
     yield f"worker channel: {missing} lost with links, {again} handled twice"

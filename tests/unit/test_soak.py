@@ -18,7 +18,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 def account(**other: Any) -> dict[str, Any]:
     fine = {"delivered": 9, "in_gaps": 1, "dropped": 0, "opened": 2, "closed": 2}
+    fine |= {"gaps": [(100.5, 102.0), (200.0, 201.0)], "holes": {"m0>news": [(1, 3)]}}
     return {**fine, "errors": {}, "is_complete": True, **other}
+
+
+#: Four messages: the two that are missing were sent in a gap, one of them just before it began, and
+#: answered in it; what came before and after was sent outside.
+TIMES = {"asked": [99.0, 100.4, 101.0, 103.0], "told": [99.1, 100.6, 101.1, 103.1]}
 
 
 def fine() -> Outcome:
@@ -36,8 +42,12 @@ def fine() -> Outcome:
         "sent at": [100.0, 101.0, 102.0, 103.0],
         "resources": [(8, 2, 10**7 + 1000 * at) for at in range(20)],
     }
-    sent = {"m0>work": {"count": 4, "others": {"3": "unknown"}}}
-    return Outcome(7, 60.0, back=[0.1], sent=sent, results={"m0": result})
+    sent = {
+        "m0>work": {"count": 4, "others": {"3": "unknown"}},
+        "m0>news": {"count": 4, "others": {}},
+    }
+    times = {"m0>news": copy.deepcopy(TIMES)}
+    return Outcome(7, 60.0, back=[0.1], sent=sent, times=times, results={"m0": result})
 
 
 def test_soak_that_is_fine_has_no_problems() -> None:
@@ -65,6 +75,13 @@ def spoil(outcome: Outcome, what: str) -> None:
             accounts["news"]["is_complete"] = False
         case "gap":
             accounts["news"]["closed"] = 1
+        case "before the gap":
+            outcome.times["m0>news"]["told"][1] = 100.45
+            accounts["news"]["gaps"] = [(99.0, 102.0)]
+        case "after the gap":
+            accounts["news"]["gaps"] = [(100.5, 100.9)]
+        case "no gap":
+            accounts["news"]["gaps"] = []
         case "layer dropped":
             result["dropped"]["full"] = 1
         case "descriptors":
@@ -91,6 +108,9 @@ def spoil(outcome: Outcome, what: str) -> None:
         "not counted",
         "last",
         "gap",
+        "before the gap",
+        "after the gap",
+        "no gap",
         "layer dropped",
         "descriptors",
         "threads",
@@ -110,6 +130,20 @@ def test_soak_finds_what_is_wrong(what: str) -> None:
     assert "1 problems" in list(show(outcome, problems))[-1]
 
 
+def test_message_that_nobody_knows_the_fate_of_is_not_judged() -> None:
+    """Its sender lost its link: it may never have come to Redis."""
+    outcome = fine()
+    outcome.times["m0>news"]["told"][1] = 100.45
+    outcome.sent["m0>news"]["others"]["1"] = "unknown"
+    assert judge(outcome) == []
+
+
+def test_soak_tells_of_gaps() -> None:
+    """How many, how long, and how many losses lie in them; the slow subscription's are not judged."""
+    text = "\n".join(show(fine(), []))
+    assert "6 gaps told, median 1.25 s, most 1.50 s; 4 of 4 missing" in text
+
+
 def test_messages_that_died_with_the_server_are_not_missing() -> None:
     """What waited for a worker when the server was killed went with it."""
     outcome = fine()
@@ -120,7 +154,11 @@ def test_messages_that_died_with_the_server_are_not_missing() -> None:
 @pytest.mark.parametrize(
     ("line", "is_expected"),
     [
-        ("12:00:00 channels_mpx.multiplexer x lost the link to 127.0.0.1:1: EOF", True),
+        (
+            "12:00:00 channels_mpx.multiplexer channels_mpx: Redis connection to 127.0.0.1:1 lost",
+            True,
+        ),
+        ("12:00:00 channels_mpx.layer ! a.b is full (5 messages): dropping", True),
         ("12:00:00 channels_mpx.layer popping from work: lost", True),
         ("12:00:00 asyncio Task was destroyed but it is pending!", False),
         ("Traceback (most recent call last):", False),
