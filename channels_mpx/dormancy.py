@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from datetime import datetime, timezone
 
 from .body import Body
+from .gap import Gap
 from .groups import Groups
 from .hub import Hub
 from .inbox import DirectMailbox
@@ -46,7 +48,7 @@ class Dormancy:
         if not self._groups.suspend(mailbox) or mailbox.is_dormant:
             return
         mailbox.is_dormant = True
-        mailbox.dormant_since = time.monotonic()
+        mailbox.dormant_since = time.monotonic(), datetime.now(timezone.utc)
         self._intake.tally.dormant += 1
         logger.warning(
             "! %s has not been read for %.0f s: it leaves its groups until it is read again",
@@ -61,17 +63,23 @@ class Dormancy:
         """
         if not mailbox.is_dormant:  # another reader was quicker
             return
-        options, since = self._hub.options, mailbox.dormant_since
+        options, (began, since) = self._hub.options, mailbox.dormant_since
         reason = f"it was not read for {max(options.expiry, options.group_expiry):g} s"
 
-        def back(seconds: float) -> Body:
-            epoch = self._hub.statistics().epoch
-            return self._notice(options.on_reconnect, reason=reason, seconds=seconds, epoch=epoch)
+        def back(gap: Gap) -> Body:
+            return self._notice(
+                options.on_reconnect,
+                reason=reason,
+                seconds=gap.seconds,
+                since=gap.since.timestamp(),
+                epoch=gap.epoch,
+            )
 
         def returned() -> None:
             if options.on_reconnect is not None:
-                seconds = time.monotonic() - since
-                mailbox.gap_closed(seconds, back(seconds), back)
+                epoch = self._hub.statistics().epoch
+                gap = Gap(epoch, reason, time.monotonic() - began, since)
+                mailbox.gap_closed(gap, back(gap), back)
 
         lost = options.on_disconnect
         mailbox.woke(None if lost is None else self._notice(lost, reason=reason))

@@ -57,7 +57,7 @@ class DirectMailbox(Mailbox):
         local: The channel's name behind the ``!``.
         loop: Where it was made, or, once that loop is closed, somebody waited when last looked at.
         is_dormant: Whether it has left its groups because nobody reads.
-        dormant_since: If so: since when, in seconds of `time.monotonic`.
+        dormant_since: If so: since when, on the monotonic clock and on the wall's.
         is_owned: Whether a consumer takes the messages itself, for as long as it lives.
         bounce: Called with the return address of a request that was dropped unread; any thread.
     """
@@ -71,7 +71,7 @@ class DirectMailbox(Mailbox):
     loop: asyncio.AbstractEventLoop
     watch: _NameWatch
     is_dormant: bool
-    dormant_since: float
+    dormant_since: tuple[float, datetime]
     is_owned: bool
     bounce: Callable[[bytes], object]
     #: The last notices of a gap's begin and of its end, and when that gap began: on the monotonic
@@ -85,14 +85,14 @@ class DirectMailbox(Mailbox):
         self.local = number
         self.loop = loop
         self.is_dormant = self.is_owned = False
-        self.dormant_since = 0.0
+        self.dormant_since = 0.0, datetime.min
         self._lost = self._back = self._since = None
 
     def woke(self, notice: Body | None) -> None:
         """Put the notice of a gap that began when it went dormant; `gap_closed` ends it."""
         self.is_dormant = False
         self.gap_opened(notice)
-        if self._since is not None:  # that gap goes on, and this one began before it
+        if self._since is not None:  # that gap goes on, and this one may have begun before it
             self._since = min(self._since, self.dormant_since)
 
     # Gaps. Notices are forced, or a full mailbox would lose them. A gap is told of apart from the

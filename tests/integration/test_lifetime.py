@@ -266,7 +266,7 @@ async def test_gap_of_the_connection_while_dormant_is_one_with_it(
         await layer.group_add("room", channel)
         await eventually(lambda: layer.statistics().dormant == 1)
         mailbox = layer._mailboxes[channel]
-        asleep = mailbox.dormant_since
+        asleep, _ = mailbox.dormant_since
         kill_clients(redis_server)
         await eventually(lambda: len(mailbox) == 2)
         assert (await receive(layer, channel))["type"] == "gap.opened"
