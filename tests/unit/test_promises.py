@@ -316,7 +316,7 @@ async def test_own_prefix_is_reserved(mux: Multiplexer) -> None:
         with pytest.raises(ReservedName, match="'mpx:group:room'"):
             near.new_promise("x:group:room", LONG)
         assert is_empty(near)
-        assert await mux.publish("mpx:group:room", b"") == 1
+        assert await mux._hub.call(mux._hub.publish, b"mpx:group:room", b"") == 1
         promise = near.new_promise("y", LONG)
         await mux.publish("mpy", b"done")
         assert await promise == b"done"
