@@ -1,11 +1,11 @@
 """One way to the database's thread for all the handlers that become ready at one time.
 
 Channels closes old database connections before each handler. They belong to a thread, so that is
-a call of ``sync_to_async``, which costs more than most handlers do. Here the handlers that become
-ready in one turn of the event loop share one such *hop*: each begins after a hop that began when
-it was ready, and whoever becomes ready while a hop is under way waits for the next. Handlers of one
-consumer that follow each other in the very turn in which a hop was over share it too: one that has
-not waited for anything cannot have used the database's thread.
+a call of ``sync_to_async``, which costs more than most handlers do, and waits for whatever that
+thread is doing. Here it is made only if there is something to close (see `databases`): a handler
+that finds nothing old begins at once. Otherwise the handlers that become ready in one turn of the
+event loop share one such *hop*: each begins after a hop that began when it was ready, and whoever
+becomes ready while a hop is under way waits for the next.
 
 A hop is shared by those, and only those, whom ``sync_to_async`` would send to one thread: on one
 event loop, and in one ``ThreadSensitiveContext`` or in none. Where the thread depends on more than
@@ -25,8 +25,10 @@ import weakref
 from asyncio import get_running_loop
 from typing import Any
 
-from asgiref.sync import AsyncToSync, SyncToAsync
+from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
 from channels import db
+
+from .databases import ThreadConnections, is_configured, is_replaced, look
 
 __all__ = ["Hop", "close_alone", "find_hop", "sensitive_context"]
 
@@ -41,13 +43,23 @@ class Hop:
         sensitive: The ``ThreadSensitiveContext`` of those who share it, if they are in one.
     """
 
-    __slots__ = ("__weakref__", "_context", "_is_under_way", "_task", "_turns", "_waiting", "turn")
+    __slots__ = (
+        "__weakref__",
+        "_connections",
+        "_context",
+        "_is_under_way",
+        "_task",
+        "_turn",
+        "_turns",
+        "_waiting",
+    )
 
     def __init__(self, sensitive: Any = None) -> None:
         self._waiting: list[asyncio.Future[None]] = []
-        #: The number of the loop's turn in which a hop's consumers go on; 0 in other turns.
-        self.turn = 0
+        #: Those of the thread; unknown before the first hop.
+        self._connections: ThreadConnections | None = None
         self._turns = 0
+        self._turn = 0
         self._is_under_way = False
         self._task: asyncio.Task[None] | None = None
         self._context = contextvars.Context()
@@ -56,6 +68,25 @@ class Hop:
 
     def __repr__(self) -> str:
         return f"<Hop waiting={len(self._waiting)} is_under_way={self._is_under_way}>"
+
+    def is_needed(self) -> bool:
+        """Tell whether a handler that is ready now must wait for a hop."""
+        if is_replaced():
+            return True
+        known = self._connections
+        return is_configured() if known is None else known.has_old()
+
+    def turn(self) -> int:
+        """Return a number that is another one as soon as the calling task has waited."""
+        if not self._turn:
+            self._turns += 1
+            self._turn = self._turns
+            # Before whatever wakes the caller, if it waits from now on.
+            get_running_loop().call_soon(self._end_turn)
+        return self._turn
+
+    def _end_turn(self) -> None:
+        self._turn = 0
 
     def admit(self, ready: asyncio.Future[None]) -> None:
         """Have a future of this event loop done after a hop that begins from now on.
@@ -74,7 +105,10 @@ class Hop:
     async def _run(self) -> None:
         waiting, self._waiting = self._waiting, []
         try:
-            await db.aclose_old_connections()
+            if self._connections is None and not is_replaced():
+                self._connections = await sync_to_async(look)()
+            if self.is_needed():  # the last hop may have done it for these too
+                await db.aclose_old_connections()
         except asyncio.CancelledError:
             # Somebody ends all tasks of this loop. Whoever is not ended with us goes again.
             self._waiting = [ready for ready in waiting if not ready.done()] + self._waiting
@@ -87,17 +121,10 @@ class Hop:
                 if not ready.done():
                     ready.set_exception(error)
         else:
-            self._turns += 1
-            self.turn = self._turns
             for ready in waiting:
                 if not ready.done():
                     ready.set_result(None)
-            # Behind the consumers that are woken now, and before whatever they wait for.
-            get_running_loop().call_soon(self._end_turn)
         self._end()
-
-    def _end_turn(self) -> None:
-        self.turn = 0
 
     def _end(self) -> None:
         self._is_under_way = False
@@ -132,5 +159,6 @@ def find_hop() -> Hop | None:
 
 
 async def close_alone() -> None:
-    """Close old connections as Channels does it for each handler."""
-    await db.aclose_old_connections()
+    """Close old connections as Channels does it for each handler, if there can be any."""
+    if is_configured() or is_replaced():
+        await db.aclose_old_connections()
