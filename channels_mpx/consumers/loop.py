@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import difflib
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sized
 from typing import Any, cast
@@ -24,7 +25,7 @@ from channels.exceptions import StopConsumer
 
 from channels_mpx import exceptions
 from channels_mpx.body import Body
-from channels_mpx.escaping import shorten
+from channels_mpx.escaping import escape
 from channels_mpx.names import REPLY_TO
 from channels_mpx.process import Desk
 
@@ -45,9 +46,11 @@ IN_A_ROW = 8
 _NOTHING = cast(Awaitable[None], object())
 
 
-@functools.lru_cache(1024)
-def _handler_name(kind: str) -> str:
-    return get_handler_name({"type": kind})  # type: ignore[no-any-return]
+#: Types of messages that had a handler somewhere, with its name. Senders choose types, so neither
+#: long ones are kept, nor many, nor any that nobody handles.
+_handler_names: dict[str, str] = {}
+_KEPT_NAMES = 1024
+_KEPT_LENGTH = 100
 
 
 def find_handler(consumer: Any, message: Event) -> Any:
@@ -57,14 +60,37 @@ def find_handler(consumer: Any, message: Event) -> Any:
         ValueError: The message has no type, or one that is malformed, or that nobody handles.
     """
     try:
-        name = _handler_name(message["type"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        name = ""
-    # If there is none, Channels itself says what is wrong.
-    handler = getattr(consumer, name or get_handler_name(message), None)
+        name = _handler_names.get(message["type"])
+    except (KeyError, TypeError):
+        name = None
+    if name is not None:
+        handler = getattr(consumer, name, None)
+        if handler:
+            return handler
+    name = get_handler_name(message)  # raises what Channels raises
+    handler = getattr(consumer, name, None)
+    kind = message["type"]
     if not handler:
-        raise ValueError(f"No handler for message type {shorten(str(message['type']))}")
+        raise ValueError(_explain(type(consumer), kind, name))
+    if type(kind) is str and len(kind) <= _KEPT_LENGTH:
+        if len(_handler_names) >= _KEPT_NAMES:
+            _handler_names.clear()
+        _handler_names[kind] = name
     return handler
+
+
+def _explain(consumer: type, kind: str, name: str) -> str:
+    """Return what is wrong with a message that nobody handles, and what may have been meant."""
+    if len(kind) > _KEPT_LENGTH:
+        kind, name = f"{kind[:_KEPT_LENGTH]}…", ""
+    methods = [
+        method
+        for method in dir(consumer)
+        if not method.startswith("_") and inspect.isroutine(getattr(consumer, method, None))
+    ]
+    nearest = difflib.get_close_matches(name, methods, 1)
+    problem = f"No handler for message type {escape(kind)} in {consumer.__qualname__}"
+    return f"{problem}; did you mean {nearest[0]}?" if nearest else problem
 
 
 class ConsumerLoop:
@@ -165,7 +191,9 @@ class ConsumerLoop:
                 raise
             except Exception as error:  # the user's handlers raise what they like
                 await self._tell_asker(error)
-                if not self._consumer._passes_over(error):
+                if self._consumer._passes_over(error):
+                    continue
+                if not await self._consumer._outlives(error, self._message()):
                     raise
 
     def _next(self) -> asyncio.Future[None]:
@@ -283,10 +311,15 @@ class ConsumerLoop:
             logger.warning("! could not tell who asked that a handler failed", exc_info=True)
 
     def _request(self) -> Event | None:
-        item, message = self._item, None
-        if type(item) is ClientEvent:
-            message = item.event
-        elif type(item) is Body:
-            with contextlib.suppress(exceptions.DecodingError):
-                message = item.open()
+        message = self._message()
         return message if isinstance(message, dict) and REPLY_TO in message else None
+
+    def _message(self) -> Event | None:
+        """Return the client event or the message in hand, if it is one."""
+        item = self._item
+        if type(item) is ClientEvent:
+            return item.event
+        if type(item) is Body:
+            with contextlib.suppress(exceptions.DecodingError):
+                return item.open()
+        return None

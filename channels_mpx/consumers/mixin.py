@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asgiref.sync import async_to_sync
@@ -15,34 +15,36 @@ from channels.layers import get_channel_layer
 from channels_mpx import exceptions
 from channels_mpx.gap import Gap
 from channels_mpx.layer import MultiplexedChannelLayer
+from channels_mpx.names import Topic
 from channels_mpx.policies import GapPolicy, choose
 from channels_mpx.process import Desk
 from channels_mpx.reception import Notice, PubSubMessage
 
 from .attachment import Attachment
+from .definitions import is_computed, require_consumer, require_kind
 from .loop import ConsumerLoop, find_handler
-from .pump import Event, Pump
+from .offers import is_default, own, own_static, shadowed, yielding
+from .pump import Event, Pump, is_last, require_read_ahead
+from .refusal import OPENED_BY_CLIENT, explain, turn_away
 
 if TYPE_CHECKING:
     _Consumer: TypeAlias = AsyncConsumer
 else:
     _Consumer = object
 
-__all__ = ["MultiplexedConsumerMixin", "is_computed"]
+__all__ = ["MultiplexedConsumerMixin"]
 
 #: What consumers may want to hear of.
-HOOKS = ("on_activation", "on_disconnect", "on_gap")
+NEWS = ("on_activation", "on_disconnect", "on_gap")
 
-# As Channels has made them: whoever changes them later is somebody whom we must not leave out.
-_plain_call = AsyncConsumer.__call__
+#: What the mixin calls, in each consumer's own way.
+HOOKS = (*NEWS, "on_link_error")
+
+# As Channels has made it: whoever changes it later is somebody whom we must not leave out.
 _plain_dispatch = AsyncConsumer.dispatch
 
 
-def is_computed(value: object) -> bool:
-    """Tell whether a class attribute is a property, which has a value on instances only."""
-    return hasattr(type(value), "__get__")
-
-
+@yielding("as_asgi", "dispatch")
 class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
     """Makes any consumer of Channels faster, and has nothing left behind when it ends.
 
@@ -64,22 +66,30 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
     An own ``dispatch`` is called as ever; it costs a little time. One in a class behind the mixin
     costs more: there Channels itself closes old connections for each message.
 
+    A name that a class behind the mixin has stays that class's: where both have a ``reply``, the
+    consumer's is not the mixin's.
+
     Attributes:
         read_ahead: The most client events that are read and not taken by the consumer yet.
         gap_policy: What to do when the link was lost and is back: ``notify`` (call ``on_gap``),
             ``close`` (close the WebSocket, so that the client comes again and asks for what it
             has missed; a consumer without a socket ends), or ``ignore``.
         gap_close_code: The WebSocket close code for that.
+        unavailable_close_code: The WebSocket close code for clients that come while Redis is away
+            or refuses this process, and the consumer cannot begin.
 
     Raises:
         ConfigurationError: Another class comes before the mixin, or one behind it has a
             ``__call__`` of its own; or ``read_ahead`` is less than 1; or there is no such
-            ``gap_policy``.
+            ``gap_policy``; or a hook is ``def`` that must be ``async def``, or the reverse in a
+            ``SyncConsumer``.
     """
 
     read_ahead: int = 16
     gap_policy: str | GapPolicy = GapPolicy.NOTIFY
     gap_close_code: int = 1012  # service restart: RFC 6455's registry of close codes
+
+    unavailable_close_code: int = 1013  # try again later: IANA's registry of close codes
 
     base_send: Any
     channel_layer: Any
@@ -91,25 +101,36 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
     _mpx: ConsumerLoop | None = None
     #: Whether no class behind the mixin has a ``dispatch`` of its own.
     _is_plain = True
+    #: Public names of mixins that are somebody else's here; see `offers`.
+    _shadowed: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not is_computed(cls.gap_policy):
-            choose(GapPolicy, f"gap_policy of {cls.__name__}", cls.gap_policy)
+        cls._shadowed = shadowed(cls)
+        policy, ahead = own_static(cls, "gap_policy"), own_static(cls, "read_ahead")
+        if not is_computed(policy):
+            choose(GapPolicy, f"gap_policy of {cls.__name__}", policy)
+        if not is_computed(ahead):
+            require_read_ahead(ahead, cls.__name__)
         if AsyncConsumer not in cls.__mro__:
             return  # a mixin too
-        behind = cls.__mro__[cls.__mro__.index(MultiplexedConsumerMixin) :]
-        if AsyncConsumer not in behind:
+        require_consumer(cls, MultiplexedConsumerMixin)
+        for name in HOOKS:
+            require_kind(cls, name, cls._sync)
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> Any:
+        """Return an ASGI application; see Channels.
+
+        Raises:
+            ConfigurationError: The class has the mixin and no consumer class.
+        """
+        if not issubclass(cls, AsyncConsumer):
             raise exceptions.ConfigurationError(
-                problem=f"{cls.__name__} must have MultiplexedConsumerMixin before its consumer "
-                "class, as its first base class"
+                problem=f"{cls.__name__} has a mixin and no consumer class; put one behind it, such "
+                "as AsyncWebsocketConsumer"
             )
-        owner = next(base for base in behind[1:] if "__call__" in vars(base))
-        if vars(owner)["__call__"] is not _plain_call:
-            raise exceptions.ConfigurationError(
-                problem=f"{owner.__name__}, behind MultiplexedConsumerMixin in {cls.__name__}, has "
-                "a __call__ that would be left out: let it inherit from the mixin itself"
-            )
+        return super().as_asgi(**initkwargs)
 
     async def __call__(
         self,
@@ -128,7 +149,7 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
             await super().__call__(scope, receive, send)
             return
         self.scope = scope
-        pump = Pump(receive, self.read_ahead, self._client_event)
+        pump = Pump(receive, own(self, "read_ahead"), self._client_event)
         events = self._events()
         self.channel_layer = layer
         self.base_send = async_to_sync(send) if self._sync else send
@@ -136,7 +157,7 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
         try:
             self.channel_name = name = await layer.new_channel()
         except exceptions.LinkError as error:
-            await self._go_without_channel(error, receive)
+            await self._go_without_channel(error, receive, send)
             return
         self.channel_receive = functools.partial(layer.receive, name)
         self._desk = desk = layer.desk(name)
@@ -209,17 +230,44 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
             gap: How long it lasted, and why; what comes from now on is complete.
         """
 
+    async def on_link_error(self, error: exceptions.LinkError, event: Event | None) -> None:
+        """Called when a handler has raised a `LinkError`; override it to live on.
+
+        When it returns, the consumer goes on with what comes next, as if the handler had returned.
+        What it raises ends the consumer. After the client's disconnect the consumer ends in any
+        case. By default it raises the error. In a ``SyncConsumer`` it is a plain method.
+
+        Args:
+            error: What the handler has raised: Redis is away, did not answer in time, or refused.
+                Calls before the one that failed have been carried out.
+            event: The client event or the message that was handled; None in other hooks and in
+                handlers of subscriptions.
+
+        Raises:
+            BaseException: Whatever is to end the consumer.
+        """
+        raise error
+
+    async def _outlives(self, error: Exception, event: Event | None) -> bool:
+        """Tell whether the consumer goes on although a handler has raised this."""
+        if not isinstance(error, exceptions.LinkError) or is_default(type(self), "on_link_error"):
+            return False
+        hook = own(self, "on_link_error")
+        await (database_sync_to_async(hook) if self._sync else hook)(error, event)
+        if is_last(event):
+            raise StopConsumer from error
+        return True
+
     def _events(self) -> set[str]:
         """Return what this consumer wants to hear of."""
-        mine = MultiplexedConsumerMixin
-        events = {hook for hook in HOOKS if getattr(type(self), hook) is not getattr(mine, hook)}
+        events = {hook for hook in NEWS if not is_default(type(self), hook)}
         policy = self._gap_policy()
         if policy is GapPolicy.IGNORE:
             return events - {"on_disconnect", "on_gap"}
         return events | {"on_gap"} if policy is GapPolicy.CLOSE else events
 
     def _gap_policy(self) -> GapPolicy:
-        return choose(GapPolicy, f"gap_policy of {type(self).__name__}", self.gap_policy)
+        return choose(GapPolicy, f"gap_policy of {type(self).__name__}", own(self, "gap_policy"))
 
     async def _hear_message(self, message: PubSubMessage) -> None:
         """See `Listening._hear_message`; for mixins with subscriptions."""
@@ -232,9 +280,9 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
         if event == "on_gap" and self._gap_policy() is GapPolicy.CLOSE:
             await self._close_for_gap()
         elif self._sync:
-            await database_sync_to_async(getattr(self, event))(notice.value)
+            await database_sync_to_async(own(self, event))(notice.value)
         else:
-            await getattr(self, event)(notice.value)
+            await own(self, event)(notice.value)
 
     async def _close_for_gap(self) -> None:
         """Have the client come again; who has no socket to close ends."""
@@ -242,9 +290,9 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
         if close is None:
             raise StopConsumer
         if self._sync:
-            await database_sync_to_async(close)(code=self.gap_close_code)
+            await database_sync_to_async(close)(code=own(self, "gap_close_code"))
         else:
-            await close(code=self.gap_close_code)
+            await close(code=own(self, "gap_close_code"))
 
     def _make_loop(self, desk: Desk, pump: Pump) -> ConsumerLoop:
         behind = super().dispatch
@@ -267,11 +315,31 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
     def _accept_layer(self, layer: object) -> None:
         """Called with a layer that is not ours, or None, before plain Channels goes on with it."""
 
+    def _declared(self) -> Iterable[Topic]:
+        """Return the topics of class attributes; each mixin adds its own."""
+        return ()
+
     async def _go_without_channel(
-        self, error: exceptions.LinkError, receive: Callable[[], Awaitable[Event]]
+        self,
+        error: exceptions.LinkError,
+        receive: Callable[[], Awaitable[Event]],
+        send: Callable[[Event], Awaitable[None]],
     ) -> None:
         """Called instead of all the rest if there is no channel. Raises, or tells the client."""
-        raise error
+        if self.scope.get("type") not in OPENED_BY_CLIENT:
+            raise error
+        await self._turn_away(error, send, is_last(await receive()))
+
+    async def _turn_away(
+        self,
+        error: exceptions.LinkError,
+        send: Callable[[Event], Awaitable[None]],
+        has_left: bool,
+    ) -> None:
+        """Say that the consumer cannot begin, to the log and to the client."""
+        explain(type(self), list(self._declared()), error)
+        if not has_left:
+            await turn_away(self.scope, send, error, own(self, "unavailable_close_code"))
 
     async def _begin(self) -> None:
         """Called when the channel is there, before anything is handled."""

@@ -16,9 +16,11 @@ from channels_mpx.ledgers import Promise, text_of
 from channels_mpx.names import encode_name, escape_glob
 from channels_mpx.promises import PromiseSubscription
 
+from .definitions import Name
+from .offers import own, yielding
 from .payloads import decoder
 from .pump import Event, is_last
-from .subscribing import Name, SubscriptionMixin
+from .subscribing import SubscriptionMixin
 
 __all__ = ["PromiseMixin"]
 
@@ -26,6 +28,7 @@ GONE = "the client has gone away"
 ENDED = "its consumer has ended"
 
 
+@yielding()
 class PromiseMixin(SubscriptionMixin):
     """Promises in a consumer: a handler waits for one message on one name, with a deadline.
 
@@ -61,7 +64,7 @@ class PromiseMixin(SubscriptionMixin):
             InvalidName, InvalidTimeout, ReservedName, NotAuthorized: It was not made.
             LinkError: It was not made: Redis does not allow it, or did not confirm it in time.
         """
-        return await (await self.promise_created(prefix, suffix, timeout))
+        return await (await own(self, "promise_created")(prefix, suffix, timeout))
 
     async def promise_created(self, prefix: Name, suffix: Name, timeout: float) -> Promise:
         """Make a promise and return it: what is published from now on keeps it.
@@ -69,7 +72,7 @@ class PromiseMixin(SubscriptionMixin):
         Awaiting it returns and raises what `promise` does.
         """
         require_deadline(timeout)
-        decode = decoder(self.payload)
+        decode = decoder(own(self, "payload"))
         beginning, rest = encode_name(prefix), encode_name(suffix)
         name = beginning + rest
         names = self._desk.hub.names

@@ -10,13 +10,25 @@ from typing import Any
 from channels_mpx import exceptions
 from channels_mpx.mailbox import Mailbox
 
-__all__ = ["ClientEvent", "Event", "Pump", "is_last"]
+__all__ = ["ClientEvent", "Event", "Pump", "is_last", "require_read_ahead"]
 
 Event = dict[str, Any]
 """What ASGI and channel layers call an event and a message."""
 
 #: After these the client has gone: servers say so again and again, or have nothing more to say.
 LAST = frozenset({"websocket.disconnect", "http.disconnect"})
+
+
+def require_read_ahead(value: object, consumer: str) -> None:
+    """Refuse what is no number of events, with the name of the consumer.
+
+    Raises:
+        ConfigurationError: It is not a positive number.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise exceptions.ConfigurationError(
+            problem=f"read_ahead of {consumer} must be 1 or more, not {value!r}"
+        )
 
 
 def is_last(event: object) -> bool:
@@ -94,10 +106,7 @@ class Pump:
         read_ahead: int,
         notice: Callable[[Event], None],
     ) -> None:
-        if not isinstance(read_ahead, int) or read_ahead < 1:
-            raise exceptions.ConfigurationError(
-                problem=f"read_ahead of a consumer must be 1 or more, not {read_ahead!r}"
-            )
+        require_read_ahead(read_ahead, "a consumer")
         self._receive = receive
         self._read_ahead = read_ahead
         self._notice = notice

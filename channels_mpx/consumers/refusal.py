@@ -1,4 +1,4 @@
-"""What clients and operators hear when a consumer cannot have the names of its class attributes.
+"""What clients and operators hear when a consumer cannot have its channel or declared names.
 
 Nothing of the consumer has run by then, and none of it can: so the client is told to come again
 later, or that the fault is the server's, and the log has one line for all clients of an episode.
@@ -50,10 +50,14 @@ def explain(consumer: type, topics: Sequence[Topic], error: exceptions.LinkError
 
     Args:
         consumer: Its class.
-        topics: What its class attributes say.
-        error: Why it cannot have them.
+        topics: What its class attributes say, if anything.
+        error: Why it cannot have them, or a channel.
     """
     name = consumer.__qualname__
+    if not topics:
+        if _begins_episode(consumer, logging.WARNING):
+            logger.warning("! %s turns clients away, it cannot have a channel: %s", name, error)
+        return
     names = ", ".join(repr(text_of(topic.name)) for topic in topics[:NAMED])
     if len(topics) > NAMED:
         names += f" and {len(topics) - NAMED} more"

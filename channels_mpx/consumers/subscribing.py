@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+import logging
+import weakref
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
 from channels_mpx import exceptions
@@ -12,24 +15,27 @@ from channels_mpx.ledgers import text_of
 from channels_mpx.names import Kind, Topic, encode_name
 from channels_mpx.reception import PubSubMessage
 
-from .mixin import MultiplexedConsumerMixin, is_computed
+from .definitions import Name, is_computed, require_handler, require_kind, require_names
+from .mixin import MultiplexedConsumerMixin
+from .offers import own, own_static, yielding
 from .payloads import decoder
-from .pump import Event, is_last
-from .refusal import OPENED_BY_CLIENT, explain, turn_away
+from .refusal import OPENED_BY_CLIENT
 
 __all__ = ["ChannelSubscriptionMixin", "PatternSubscriptionMixin", "SubscriptionMixin"]
 
-Name = str | bytes
+logger = logging.getLogger("channels_mpx.consumers")
+
+#: Classes of consumers that were told that a channel looks like a pattern.
+_warned: weakref.WeakSet[type] = weakref.WeakSet()
 
 
+@yielding()
 class SubscriptionMixin(MultiplexedConsumerMixin):
     """What the mixins with subscriptions share.
 
     Attributes:
         payload: What handlers get of a payload: ``bytes``, ``text``, ``json`` or ``msgpack``.
         bad_payloads: How many payloads this consumer could not decode.
-        unavailable_close_code: The WebSocket close code for clients that come while Redis cannot
-            confirm the names of class attributes.
 
     Raises:
         ConfigurationError: There is no such ``payload``; or the consumer is a synchronous one, whose
@@ -38,17 +44,19 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
 
     payload: str = "bytes"
     bad_payloads: int = 0
-    unavailable_close_code: int = 1013  # try again later: IANA's registry of close codes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not is_computed(cls.payload):
-            decoder(cls.payload, f"payload of {cls.__name__}")
+        payload = own_static(cls, "payload")
+        if not is_computed(payload):
+            decoder(payload, f"payload of {cls.__name__}")
         if getattr(cls, "_sync", False):
             raise exceptions.ConfigurationError(
                 problem=f"{cls.__name__} is a synchronous consumer; subscriptions and promises need "
                 "an asynchronous one, such as AsyncWebsocketConsumer"
             )
+        for name in ("authorize_subscription", "on_bad_payload"):
+            require_kind(cls, name)
 
     def _accept_layer(self, layer: object) -> None:
         self._require_ours(layer, type(self).__name__)
@@ -74,12 +82,13 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
 
     async def _begin(self) -> None:
         await super()._begin()
-        decoder(self.payload, f"payload of {type(self).__name__}")
+        decoder(own(self, "payload"), f"payload of {type(self).__name__}")
         topics = list(self._declared())
         if not topics:
             return
         for topic in topics:
             self._desk.hub.names.require_foreign(topic.name)
+        _warn_of_globs(type(self), topics)
         if self.scope.get("type") not in OPENED_BY_CLIENT:
             await self._attachment.join(topics)
             return
@@ -89,39 +98,20 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
         try:
             await self._attachment.join(topics)
         except exceptions.LinkError as error:
-            await self._turn_away(topics, error, loop.has_lost_client)
+            await self._turn_away(error, self.base_send, loop.has_lost_client)
             raise StopConsumer from error
-
-    async def _go_without_channel(
-        self, error: exceptions.LinkError, receive: Callable[[], Awaitable[Event]]
-    ) -> None:
-        topics = list(self._declared())
-        if not topics or self.scope.get("type") not in OPENED_BY_CLIENT:
-            raise error
-        await self._turn_away(topics, error, is_last(await receive()))
-
-    async def _turn_away(
-        self, topics: Sequence[Topic], error: exceptions.LinkError, has_left: bool
-    ) -> None:
-        """Say that the names of the class attributes cannot be had, to the log and to the client."""
-        explain(type(self), topics, error)
-        if not has_left:
-            await turn_away(self.scope, self.base_send, error, self.unavailable_close_code)
-
-    def _declared(self) -> Iterable[Topic]:
-        """Return what the class attributes say; each mixin adds its own."""
-        return ()
 
     async def _subscribe(self, kind: Kind, names: Iterable[Name]) -> None:
         topics = [Topic(kind, encode_name(name)) for name in names]
         for topic in topics:
             self._desk.hub.names.require_foreign(topic.name)
+        _warn_of_globs(type(self), topics)
         for topic in topics:
             await self._authorize(kind.value, topic.name)
         await self._attachment.join(topics)
 
     async def _authorize(self, kind: str, name: bytes) -> None:
-        if not await self.authorize_subscription(kind, name):
+        if not await own(self, "authorize_subscription")(kind, name):
             raise exceptions.NotAuthorized(
                 consumer=type(self).__name__, kind=kind, name=text_of(name)
             )
@@ -138,38 +128,35 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
             return  # it waited while a handler unsubscribed
         channel = message.channel
         try:
-            payload = decoder(self.payload)(message.payload)
+            payload = decoder(own(self, "payload"))(message.payload)
         except exceptions.DecodingError as error:
             self._count_bad_payload(channel, error)
-            await self.on_bad_payload(channel, message.payload, error)
+            await own(self, "on_bad_payload")(channel, message.payload, error)
             return
         await self._on_message(message.pattern, channel, payload)
 
     def _count_bad_payload(self, channel: bytes, error: exceptions.DecodingError) -> None:
-        self.bad_payloads += 1
+        if "bad_payloads" not in self._shadowed:
+            self.bad_payloads += 1
         self._desk.reject_payload(channel, error)
 
     async def _on_message(self, pattern: bytes | None, channel: bytes, payload: Any) -> None:
         """Call the handler for a message; each mixin knows its own kind."""
 
 
-def _require_names(consumer: type, attribute: str, names: object) -> list[bytes]:
-    """Return the names of a class attribute as Redis gets them.
-
-    Raises:
-        ConfigurationError: They are no collection of names; text is one name, not many.
-    """
-    what = f"{attribute} of {consumer.__name__}"
-    if isinstance(names, (str, bytes)) or not isinstance(names, Collection):
-        raise exceptions.ConfigurationError(
-            problem=f"{what} must be a list of names, not {names!r}"
-        )
-    try:
-        return [encode_name(name) for name in names]
-    except exceptions.InvalidName as error:
-        raise exceptions.ConfigurationError(problem=f"{what}: {error}") from error
+def _warn_of_globs(consumer: type, topics: Iterable[Topic]) -> None:
+    """Log, once for each class, that a channel's name looks like a pattern."""
+    for topic in topics:
+        if topic.kind is Kind.CHANNEL and b"*" in topic.name and consumer not in _warned:
+            _warned.add(consumer)
+            logger.warning(
+                "! %s subscribes to the channel %r, which has *: did you mean psubscribe?",
+                consumer.__qualname__,
+                text_of(topic.name),
+            )
 
 
+@yielding()
 class ChannelSubscriptionMixin(SubscriptionMixin):
     """Channels that anybody may publish on, in a consumer.
 
@@ -186,8 +173,12 @@ class ChannelSubscriptionMixin(SubscriptionMixin):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not is_computed(cls.channels):
-            _require_names(cls, "channels", cls.channels)
+        require_kind(cls, "on_channel_message")
+        names = own_static(cls, "channels")
+        if not is_computed(names):
+            names = require_names(cls, "channels", names)
+        if names and issubclass(cls, AsyncConsumer):
+            require_handler(cls, "on_channel_message", "channels")
 
     @property
     def subscribed_channels(self) -> tuple[bytes, ...]:
@@ -200,12 +191,14 @@ class ChannelSubscriptionMixin(SubscriptionMixin):
         Nothing happens for those that are there already. If this raises, none is added.
 
         Raises:
+            ConfigurationError: The consumer has no ``on_channel_message``.
             InvalidName: A name is empty, or neither text nor bytes.
             ReservedName: A name lies under the layer's prefix.
             NotAuthorized: `authorize_subscription` said no.
             ClosedError: The consumer has ended.
             LinkError: Redis does not allow it, or did not confirm it within ``timeout`` seconds.
         """
+        require_handler(type(self), "on_channel_message", "channels")
         await self._subscribe(Kind.CHANNEL, names)
 
     async def unsubscribe(self, *names: Name) -> None:
@@ -226,16 +219,20 @@ class ChannelSubscriptionMixin(SubscriptionMixin):
 
     async def _on_message(self, pattern: bytes | None, channel: bytes, payload: Any) -> None:
         if pattern is None:
-            await self.on_channel_message(channel, payload)
+            await own(self, "on_channel_message")(channel, payload)
         else:
             await super()._on_message(pattern, channel, payload)
 
     def _declared(self) -> Iterable[Topic]:
         yield from super()._declared()
-        for name in _require_names(type(self), "channels", self.channels):
+        names = require_names(type(self), "channels", own(self, "channels"))
+        if names:
+            require_handler(type(self), "on_channel_message", "channels")
+        for name in names:
             yield Topic(Kind.CHANNEL, name)
 
 
+@yielding()
 class PatternSubscriptionMixin(SubscriptionMixin):
     """Glob patterns of channels that anybody may publish on, in a consumer.
 
@@ -250,8 +247,12 @@ class PatternSubscriptionMixin(SubscriptionMixin):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not is_computed(cls.patterns):
-            _require_names(cls, "patterns", cls.patterns)
+        require_kind(cls, "on_pattern_message")
+        names = own_static(cls, "patterns")
+        if not is_computed(names):
+            names = require_names(cls, "patterns", names)
+        if names and issubclass(cls, AsyncConsumer):
+            require_handler(cls, "on_pattern_message", "patterns")
 
     @property
     def subscribed_patterns(self) -> tuple[bytes, ...]:
@@ -263,6 +264,7 @@ class PatternSubscriptionMixin(SubscriptionMixin):
 
         See `ChannelSubscriptionMixin.subscribe`, which raises the same.
         """
+        require_handler(type(self), "on_pattern_message", "patterns")
         await self._subscribe(Kind.PATTERN, patterns)
 
     async def punsubscribe(self, *patterns: Name) -> None:
@@ -284,11 +286,14 @@ class PatternSubscriptionMixin(SubscriptionMixin):
 
     async def _on_message(self, pattern: bytes | None, channel: bytes, payload: Any) -> None:
         if pattern is not None:
-            await self.on_pattern_message(pattern, channel, payload)
+            await own(self, "on_pattern_message")(pattern, channel, payload)
         else:
             await super()._on_message(pattern, channel, payload)
 
     def _declared(self) -> Iterable[Topic]:
         yield from super()._declared()
-        for name in _require_names(type(self), "patterns", self.patterns):
+        names = require_names(type(self), "patterns", own(self, "patterns"))
+        if names:
+            require_handler(type(self), "on_pattern_message", "patterns")
+        for name in names:
             yield Topic(Kind.PATTERN, name)

@@ -32,6 +32,16 @@ from tests.servers import RedisServer
 __all__ = ["default", "place", "quiet"]
 
 
+class Heedless:
+    """Does nothing with what it hears."""
+
+    async def on_channel_message(self, channel: bytes, message: Any) -> None:
+        """Do nothing."""
+
+    async def on_pattern_message(self, pattern: bytes, channel: bytes, message: Any) -> None:
+        """Do nothing."""
+
+
 class Everything(
     Obedient,
     ChannelSubscriptionMixin,
@@ -181,6 +191,9 @@ async def test_class_attributes_under_the_prefix(layer: Any) -> None:
     class Nosy(ChannelSubscriptionMixin, AsyncWebsocketConsumer):
         channels = ["news", "mpx:group:room"]  # noqa: RUF012
 
+        async def on_channel_message(self, channel: bytes, message: Any) -> None:
+            """Do nothing."""
+
     with pytest.raises(ReservedName):
         await Client(Nosy).end()
 
@@ -240,13 +253,14 @@ def test_a_class_that_cannot_be(
     with pytest.raises(ConfigurationError) as caught:
         type("Bad", (mixin, *bases), attributes)
     assert problem in str(caught.value)
-    type("Good", (mixin, *bases), {"channels": {"a"}, "patterns": frozenset({"a"})})
+    names = {"channels": {"a"}, "patterns": frozenset({"a"})}
+    type("Good", (Heedless, mixin, *bases), names)
 
 
 async def test_a_consumer_that_cannot_be(layer: Any) -> None:
     """What its instances say is told before anything is handled."""
 
-    class Late(ChannelSubscriptionMixin, AsyncWebsocketConsumer):
+    class Late(Heedless, ChannelSubscriptionMixin, AsyncWebsocketConsumer):
         def __init__(self, **attributes: Any) -> None:
             super().__init__()
             vars(self).update(attributes)

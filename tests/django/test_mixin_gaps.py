@@ -228,6 +228,9 @@ class StuckSubscriber(ChannelSubscriptionMixin, Stuck):
 
     channels = ["news"]  # noqa: RUF012
 
+    async def on_channel_message(self, channel: bytes, message: Any) -> None:
+        """Do nothing."""
+
 
 @pytest.mark.parametrize("settings", [set(), {"lost"}, {"back"}, {"lost", "back"}], ids=repr)
 @pytest.mark.parametrize("kind", [Stuck, StuckSubscriber])

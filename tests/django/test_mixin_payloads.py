@@ -100,13 +100,19 @@ async def test_a_publisher_writes_no_records(
     await client.leave()
 
 
-async def test_a_handler_may_do_without_hooks(layer: Any, place: Place) -> None:
-    """A consumer that overrides nothing hears nothing, and lives."""
+async def test_a_consumer_may_do_without_hooks(layer: Any, place: Place) -> None:
+    """One that overrides nothing but its handlers lives."""
 
     class Deaf(ChannelSubscriptionMixin, PatternSubscriptionMixin, PromiseMixin, AsyncConsumer):
         channels = ["one"]  # noqa: RUF012
         patterns = ["o*"]  # noqa: RUF012
         payload = "json"
+
+        async def on_channel_message(self, channel: bytes, message: Any) -> None:
+            """Do nothing."""
+
+        async def on_pattern_message(self, pattern: bytes, channel: bytes, message: Any) -> None:
+            """Do nothing."""
 
         async def ping(self, message: Any) -> None:
             await self.send({"type": "pong"})
@@ -151,6 +157,9 @@ async def test_a_handler_for_bad_payloads_may_fail(layer: Any, place: Place) -> 
     class Strict(ChannelSubscriptionMixin, AsyncWebsocketConsumer):
         channels = ["one"]  # noqa: RUF012
         payload = "json"
+
+        async def on_channel_message(self, channel: bytes, message: Any) -> None:
+            """Do nothing."""
 
         async def on_bad_payload(self, channel: bytes, payload: bytes, error: Exception) -> None:
             raise error

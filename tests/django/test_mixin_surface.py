@@ -22,15 +22,16 @@ BASE = {
     "on_activation",
     "on_disconnect",
     "on_gap",
+    "on_link_error",
     "read_ahead",
     "reply",
+    "unavailable_close_code",
 }
 NAMES = BASE | {
     "authorize_subscription",
     "bad_payloads",
     "on_bad_payload",
     "payload",
-    "unavailable_close_code",
 }
 
 
