@@ -3,9 +3,10 @@
 A PING goes out ``ping_interval`` after the last one, whatever else comes meanwhile. Its answer proves
 that everything which the server wrote before has been read: from there a gap begins, if the link is
 lost (see `Pulse.proven_since`). If no byte comes for ``ping_timeout`` while a PING is out, the link is
-dead. If bytes come, and yet nothing is complete for ten times as long, it is stuck: something has
-announced more than it will ever send, and swallows the replies. (A message of 100 MB is complete in
-time on a link of 4 MB/s.)
+dead. If bytes come, and yet the PING is not answered for ten times as long, it is stuck: something has
+announced more than it will ever send and swallows the replies, or only one way of the connection
+works, and whoever sends waits for ever. (Behind a message of 100 MB the answer comes in time on a link
+of 4 MB/s.)
 
 A server that answers is not yet a server through which messages come. So after ``probe_interval``
 without a message, one is sent through the publish path to ourselves. If the server took it and it
@@ -19,8 +20,8 @@ all the same. So the rules do not ask whether a check comes late, but what it ca
 
 * The caller of a DEAD or STUCK looks at the socket, judges again, and acts if that says the same. If it was
   late itself, it gives the server a moment before, once.
-* A PING is waited for from the moment when it left. Until then, and for what comes in pieces, the
-  seconds by which checks came late do not count: the loop could neither write nor read in them.
+* A PING is waited for from the moment when it left. Until then, and for a link that is stuck, the seconds
+  by which checks came late do not count: the loop could neither write nor read in them.
 * Only a PING that was sent when the server had taken the probe, and was answered, makes a link deaf:
   the probe would have come before that answer.
 """
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import enum
 
-#: How many times ``ping_timeout`` bytes may come without becoming anything.
+#: How many times ``ping_timeout`` bytes may come without the answer to a PING.
 PATIENCE = 10
 
 #: How far repeated deafness stretches the probe interval.
@@ -117,7 +118,7 @@ class Liveness:
         if self._is_pinging and self._is_refused and last_parsed >= self._pinged_at:
             self._is_pinging = False
         if self._is_pinging:
-            return self._judge_silence(now, last_read, last_parsed)
+            return self._judge_silence(now, last_read)
         verdict = self._judge_hearing(now)
         is_due = now - self._pinged_at >= self._ping_interval or self._is_refused
         if verdict is Verdict.NOTHING and is_due:
@@ -126,15 +127,15 @@ class Liveness:
             return Verdict.PING
         return verdict
 
-    def _judge_silence(self, now: float, last_read: float, last_parsed: float) -> Verdict:
+    def _judge_silence(self, now: float, last_read: float) -> Verdict:
         if self._left_at is None:
             silent = now - max(self._pinged_at, last_read) - self._late
         else:
             silent = now - max(self._left_at, last_read)
         if silent >= self._ping_timeout:
             return Verdict.DEAD
-        incomplete = now - max(self._pinged_at, last_parsed) - self._late
-        if incomplete >= self._ping_timeout * PATIENCE:
+        unanswered = now - (self._left_at or self._pinged_at) - self._late
+        if unanswered >= self._ping_timeout * PATIENCE:
             return Verdict.STUCK
         return Verdict.NOTHING
 
@@ -153,12 +154,12 @@ class Liveness:
             return Verdict.DEAF
         return Verdict.NOTHING
 
-    def next_check(self, now: float, last_read: float, last_parsed: float) -> float:
+    def next_check(self, now: float, last_read: float) -> float:
         """Return how many seconds later to judge again, and expect to be asked then."""
         if self._is_pinging:
-            silent = max(self._left_at or self._pinged_at, last_read) + self._ping_timeout
-            incomplete = max(self._pinged_at, last_parsed) + self._ping_timeout * PATIENCE
-            due = min(silent, incomplete)
+            left_at = self._left_at or self._pinged_at
+            due = max(left_at, last_read) + self._ping_timeout
+            due = min(due, left_at + self._ping_timeout * PATIENCE)
         else:
             due = self._pinged_at + self._ping_interval
         interval = self._probe_interval * self._stretch

@@ -130,7 +130,7 @@ class Pulse:
         """See `Subscriber.refused`: who cannot hear must not be judged by hearing."""
 
     def _later(self, link: Link) -> None:
-        pause = self._liveness.next_check(self._loop.time(), link.last_read, link.last_parsed)
+        pause = self._liveness.next_check(self._loop.time(), link.last_read)
         self._due = self._loop.time() + pause
         self._timer = self._loop.call_later(pause, self._check, link)
 
@@ -178,7 +178,7 @@ class Pulse:
             reason = f"no sign of life for {self._ping_timeout} s after a PING"
             link.lose(reason, Loss.SILENT)
         elif verdict is Verdict.STUCK:
-            link.lose("bytes come, but no reply", Loss.DESYNC)
+            link.lose("bytes come, but no reply to a PING", Loss.DESYNC)
         elif verdict is Verdict.DEAF:
             link.lose("a message to ourselves did not come back", Loss.DEAF)
         else:

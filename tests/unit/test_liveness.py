@@ -49,7 +49,7 @@ class Watch:
 
     def check(self, later: float = 0.0) -> Verdict:
         """Let the time pass until the next check, and so many seconds more, and check."""
-        self.now += self.rules.next_check(self.now, *self._read()) + later
+        self.now += self.rules.next_check(self.now, self._read()[0]) + later
         self._checks += 1
         return self.judge()
 
@@ -142,6 +142,14 @@ def test_any_byte_after_the_ping_puts_the_end_off(
 def test_bytes_that_never_become_a_reply_are_a_stuck_link(watch: Watch) -> None:
     """A length that is too large swallows every reply, while bytes come all the time."""
     watch.last_parsed = 0.0
+    (_, pinged), (at, verdict) = watch.until(100)
+    assert (pinged, verdict) == (PING, STUCK)
+    assert at == pytest.approx(2.0 + PING_TIMEOUT * PATIENCE, abs=0.2)
+
+
+def test_messages_without_any_reply_are_a_stuck_link(watch: Watch) -> None:
+    """Only one way of the connection works: who sends would wait for ever."""
+    watch.heard, watch.answers = None, False
     (_, pinged), (at, verdict) = watch.until(100)
     assert (pinged, verdict) == (PING, STUCK)
     assert at == pytest.approx(2.0 + PING_TIMEOUT * PATIENCE, abs=0.2)
@@ -387,5 +395,5 @@ def test_next_check_is_neither_at_once_nor_far(steps: list[tuple[float, bool, bo
                 rules.ping_refused()
             case "s":
                 rules.started(now, heard)
-        assert 0.2 <= rules.next_check(now, last_read, last_read) + 1e-6
-        assert rules.next_check(now, last_read, last_read) <= 1.0 + 1e-6
+        assert 0.2 <= rules.next_check(now, last_read) + 1e-6
+        assert rules.next_check(now, last_read) <= 1.0 + 1e-6

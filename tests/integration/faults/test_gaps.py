@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from channels_mpx import Gap, LinkError, Multiplexer
+from channels_mpx import Gap, LinkError, LinkLost, Multiplexer
 from channels_mpx.pulse import Pulse
 from tests.helpers import eventually
 from tests.layers import QUICK, calls, clients
@@ -172,6 +172,26 @@ async def test_hole_towards_the_server_loses_nothing_until_the_link_is_given_up(
             (gap,) = ear.gaps
             assert voice.lost(ear) == voice.sent[1:]
             assert proved_at <= gap.since.timestamp() <= voice.sent[1]
+
+
+async def test_hole_towards_the_server_is_noticed_though_messages_come(
+    redis_server: RedisServer,
+) -> None:
+    """Every byte is a sign of life; that no PING is answered tells. Who sends must not wait for ever."""
+    async with Proxy(redis_server.host, redis_server.port) as proxy:
+        url = redis_server.url_for(port=proxy.port)
+        quick = {**WATCHED, "ping_interval": 0.05, "ping_timeout": 0.1}
+        async with Multiplexer(redis_server.url) as sender, Multiplexer(url, **quick) as mux:
+            ear = Ear(mux)
+            await ear.activated()
+            async with speaking(sender):
+                proxy.swallow("up")
+                publishing = asyncio.ensure_future(mux.publish("elsewhere", "1"))
+                await eventually(lambda: mux.statistics().reconnections, 20)
+                proxy.resume()
+                with pytest.raises(LinkLost, match="no reply to a PING"):
+                    await publishing
+                await eventually(lambda: ear.gaps, 20)
 
 
 async def test_gap_of_a_frozen_server_begins_before_it(make_redis: MakeRedis) -> None:
