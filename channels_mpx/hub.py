@@ -102,10 +102,12 @@ class Hub:
         hold = self._hold() if self._hold is not None else None
         if hold is None:
             hold = Hold()
-            self._hold = weakref.ref(hold, self._let_go)
+            self._hold = weakref.ref(hold)
+            # Not a callback of that reference: one would be called by an interpreter that ends.
+            weakref.finalize(hold, self._let_go).atexit = False
         return hold
 
-    def _let_go(self, _: weakref.ref[Hold]) -> None:
+    def _let_go(self) -> None:
         """Nobody is left who could use the connection. Destructors call: no locks, no waiting."""
         home = self._residence.current
         if home is not None:
