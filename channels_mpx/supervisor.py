@@ -252,6 +252,7 @@ class Supervisor:
 
     def _let_go(self) -> None:
         """Want nothing and do nothing any more."""
+        self._pulse.stop()
         self.traffic.end()
         self._counters.moved()
         self._router.unsubscribe(self._inbox, self._pulse)
@@ -280,6 +281,7 @@ class Supervisor:
         """Let go of the link without its loop, and return it."""
         link = self.traffic.retire(reason)
         if link is not None:
+            self._counters.unlinked(link.bytes_read, link.bytes_written)
             self._listener.unlinked(reason)
             self._open_gap(reason, self._pulse.proven_since(link.loss))
             link.discard()
