@@ -88,9 +88,12 @@ class Courier:
         me = get_ident()
         if not self._is_called or me in self._calling:
             self._calling.append(me)
-            self._is_called = True
             try:
+                self._is_called = True
                 self._wake()
+            except BaseException:  # a signal handler has raised: whoever comes next wakes the loop
+                self._is_called = False
+                raise
             finally:
                 self._calling.remove(me)
         self._require_open(entry)  # it may have been closed since
@@ -135,16 +138,18 @@ class Courier:
         # Before the look at the jobs: one that is posted after it wakes the loop again.
         self._is_called = False
         self._is_delivering = True
-        for _ in range(len(self._jobs)):
-            try:
-                job, _ = self._jobs.popleft()
-            except IndexError:  # taken back, or refused
-                break
-            try:
-                job()
-            except Exception:  # one job must not cost the others their turn
-                logger.exception("! a job failed")
-        self._is_delivering = False
+        try:
+            for _ in range(len(self._jobs)):
+                try:
+                    job, _ = self._jobs.popleft()
+                except IndexError:  # taken back, or refused
+                    break
+                try:
+                    job()
+                except Exception:  # one job must not cost the others their turn
+                    logger.exception("! a job failed")
+        finally:
+            self._is_delivering = False
 
 
 _couriers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Courier]

@@ -50,6 +50,24 @@ async def test_post_that_interrupts_a_post_is_delivered(monkeypatch: pytest.Monk
     assert not courier.is_loaded
 
 
+async def test_post_that_a_signal_handler_cuts_short_does_not_silence_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C may come between the note that the loop is called and the call."""
+    loop = asyncio.get_running_loop()
+    courier, got = Courier(loop), list[str]()
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_soon_threadsafe", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            courier.post(lambda: got.append("first"))
+    courier.post(lambda: got.append("second"))
+    await eventually(lambda: got == ["first", "second"])
+
+
 def test_closed_loop_takes_no_jobs() -> None:
     """A courier to a loop that is closed says so, every time, and keeps nothing."""
     loop = asyncio.new_event_loop()
