@@ -71,6 +71,8 @@ class Home:
         self.loop = loop
         self.thread = thread
         self.courier = Courier(loop)
+        #: The life there; None for a loop of ours, which ends with its thread.
+        self.task: asyncio.Task[None] | None = None
         #: Whether an event loop that would take over has waited for a lull, in vain.
         self.has_been_waited_for = False
         #: Whether it takes no more jobs; the next home begins when this one has ended.
@@ -95,6 +97,7 @@ class Home:
         *args: Any,
         began: float | None = None,
         undo: Callable[[T], object] | None = None,
+        tell: Callable[[Callable[[], object]], object],
     ) -> T:
         """Call ``verb`` at home from another loop, and await what it returns.
 
@@ -106,6 +109,7 @@ class Home:
             began: When the call began, if an earlier home has handed it over.
             undo: Called at home with what the verb has returned, if its caller was cancelled
                 meanwhile.
+            tell: Has something called at home, also if that is elsewhere by then.
 
         Raises:
             LoopIsGone: Home ended first, nothing was sent.
@@ -127,8 +131,7 @@ class Home:
         try:
             return await result
         except asyncio.CancelledError:
-            with contextlib.suppress(LoopIsGone):
-                self.courier.post(lambda: _give_up(begun, undo))
+            tell(lambda: _give_up(begun, undo))
             raise
 
     def call_sync(
@@ -234,6 +237,9 @@ def _settle(result: asyncio.Future[T], value: T | None, error: BaseException | N
 def _give_up(begun: list[asyncio.Future[T]], undo: Callable[[T], object] | None) -> None:
     """The caller was cancelled: cancel what has not ended yet, undo what was done."""
     for future in begun:
-        is_done = not future.cancel() and not future.cancelled() and future.exception() is None
+        if not future.done():
+            future.cancel()
+            continue
+        is_done = not future.cancelled() and future.exception() is None
         if is_done and undo is not None:
             undo(future.result())

@@ -112,7 +112,7 @@ class Hub:
         home = self._residence.current
         if home is not None:
             with contextlib.suppress(couriers.LoopIsGone):
-                home.courier.post(self._leave)
+                home.courier.post(lambda: self._leave(home))
 
     @property
     def state(self) -> str:
@@ -164,7 +164,7 @@ class Hub:
                 if home.loop is here:
                     with continued(started):
                         return await verb(*args)
-                return await home.call(verb, *args, began=began, undo=undo)
+                return await home.call(verb, *args, began=began, undo=undo, tell=self.tell)
             except couriers.LoopIsGone:
                 began = self._go_on(started)
                 home = self._find_home(receiving)
@@ -219,12 +219,15 @@ class Hub:
 
     def tell(self, act: Callable[..., object], *args: Any) -> None:
         """Have ``act`` called at home as `post` does, but at once, and here, if there is none."""
-        home = self._residence.current
-        if home is not None and home.loop is not asyncio._get_running_loop():
-            with contextlib.suppress(couriers.LoopIsGone):
-                home.courier.post(lambda: act(*args))
+        while True:
+            home = self._residence.current
+            if home is None or home.loop is asyncio._get_running_loop():
+                act(*args)
                 return
-        act(*args)
+            with contextlib.suppress(couriers.LoopIsGone):
+                home.courier.post(job := lambda: act(*args), job)
+                return
+            self._residence.await_end(home)  # nothing is done elsewhere while it lives
 
     def keep_alive(self) -> None:
         """Connect, if need be, because somebody on this loop waits for messages."""
@@ -365,15 +368,16 @@ class Hub:
         finally:
             if self.life is life:
                 self.life = None
-            home.courier.close()
+            home.refuse()
             is_missed = not life.is_leaving and self.listener.loop_ended(home.loop)
             if not is_missed and not (life.is_leaving and self.listener.is_awaited()):
                 self._gap.forget()
             self._residence.vacate(home, is_missed)
 
-    def _leave(self) -> None:
-        if self.life is not None:
-            self.life.leave()
+    def _leave(self, home: Home) -> None:
+        life = self.life
+        if life is not None and life.home is home:
+            life.leave()
 
     def _is_missed(self) -> bool:
         return self.life is not None and self.life.is_listening

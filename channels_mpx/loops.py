@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import threading
 import time
 import weakref
@@ -45,15 +46,21 @@ PATIENCE = 5.0
 #: Seconds for which an event loop that is about to receive waits for a lull on a background loop.
 LULL = 0.05
 
-#: Seconds of that for which an event loop that takes over may be blocked, and for which callers
-#: wait for a home that is ending.
+#: Seconds of that for which an event loop that takes over may be blocked.
 TAKEOVER = 0.25
+
+#: Seconds for which callers wait for a home that is ending, before they take its loop to be gone. It
+#: must be well above what an orderly end may take: `supervisor.HANDOVER` and `home.GRACE`.
+ENDING = 2.0
 
 #: Seconds that a background loop may take to start.
 START = 10.0
 
 #: Seconds between two looks at what another thread is doing.
 LOOK = 0.0001
+
+
+logger = logging.getLogger("channels_mpx.multiplexer")
 
 
 class NoHome(Exception):
@@ -65,6 +72,7 @@ class _Start:
 
     def __init__(self) -> None:
         self.is_begun = False
+        self.by = threading.get_ident()
         self.thread: threading.Thread | None = None
         self.home: Home | None = None
         self.error: BaseException | None = None
@@ -82,7 +90,7 @@ class Residence:
         live: Called on a new home's loop, it takes note of the home at once; the coroutine that
             it returns is the tenant's life there. When that is cancelled it must end soon and
             leave nothing behind on that loop.
-        leave: Called on the home loop to make ``live`` end in an orderly way.
+        leave: Called on a home's loop to make ``live`` end there in an orderly way.
         is_missed: Tells whether that would cost anybody anything, from whatever thread asks.
         is_busy: Tells whether anything is under way there, from whatever thread asks.
         forsake: Called when a home's loop has stopped without ending ``live``, from whatever
@@ -93,7 +101,7 @@ class Residence:
     def __init__(
         self,
         live: Callable[[Home], Coroutine[Any, Any, None]],
-        leave: Callable[[], None],
+        leave: Callable[[Home], None],
         is_missed: Callable[[], bool],
         is_busy: Callable[[], bool],
         forsake: Callable[[], None],
@@ -130,7 +138,7 @@ class Residence:
                 if current.loop is here:
                     return current
                 if current.is_ending:
-                    self._await_end(current)
+                    self.await_end(current)
                     continue
                 if here is None and not self._is_moving and current.is_running:
                     return current
@@ -160,9 +168,9 @@ class Residence:
                     return self._settle_on(here)
             return current or self._settle_in_background()
 
-    def _await_end(self, home: Home) -> None:
+    def await_end(self, home: Home) -> None:
         """Block until a home that is ending has ended, or must be taken to be gone."""
-        until = time.monotonic() + TAKEOVER
+        until = time.monotonic() + ENDING
         while self.current is home and time.monotonic() < until:
             time.sleep(LOOK)
         if self.current is home:
@@ -214,6 +222,8 @@ class Residence:
                         self.current = None
                         if keep_alive:
                             self._settle_in_background()
+                except NoHome as error:  # the next call will find one
+                    logger.warning("channels_mpx: no event loop for the connection: %s", error)
                 finally:
                     self._lock.release()
 
@@ -224,8 +234,9 @@ class Residence:
             return
         loop = asyncio.get_running_loop()
         if home.loop is loop:
-            self._leave()
-            await asyncio.wait([self._task])
+            self._leave(home)
+            if home.task is not None:
+                await asyncio.wait([home.task])
         elif home.thread is not None:
             await loop.run_in_executor(None, self._stop, home, PATIENCE)
         elif home.loop.is_running():
@@ -254,8 +265,9 @@ class Residence:
 
         def leave() -> None:
             # No job that life would wait for: it would wait for its own end.
-            self._leave()
-            self._task.add_done_callback(tell_if_anybody_waits)
+            self._leave(home)
+            if home.task is not None:
+                home.task.add_done_callback(tell_if_anybody_waits)
 
         try:
             home.courier.post(leave, tell_if_anybody_waits)
@@ -271,17 +283,21 @@ class Residence:
         home = self.current = Home(loop)
         life = self._live(home)
         # A context of its own: the life of the process is not part of whatever called first.
-        self._task = contextvars.Context().run(
+        home.task = contextvars.Context().run(
             lambda: loop.create_task(life, name=f"{self._name}.supervisor")
         )
         # A loop may be closed without ending its tasks: `Supervisor.end` sees to that, in silence.
-        self._task._log_destroy_pending = False  # type: ignore[attr-defined]
+        home.task._log_destroy_pending = False  # type: ignore[attr-defined]
         return home
 
     def _settle_in_background(self) -> Home:
         start = self._start
         if start is None:
             start = self._start = _Start()
+        elif start.by == threading.get_ident() and start.thread is not None and not start.is_over:
+            if start.thread.ident is None:
+                # A signal handler, in the very line that starts the thread: it would wait for itself.
+                raise NoHome("called by a signal handler while its thread is just being started")
         if not start.is_begun:
             start.is_begun = True
             name = f"{self._name}.home"
@@ -322,9 +338,9 @@ class Residence:
         with self._lock:
             home.is_awaited = home.is_ending = True
             with contextlib.suppress(LoopIsGone):
-                home.courier.post(self._leave)
+                home.courier.post(lambda: self._leave(home))
             home.thread.join(patience)
-            if self.current is home:
-                self.current = None
             if home.thread.is_alive():
-                self._forsake()
+                self._desert(home)
+            elif self.current is home:
+                self.current = None

@@ -90,7 +90,7 @@ class Supervisor:
     ) -> None:
         self.loop = home.loop
         self.is_leaving = False
-        self._home = home
+        self.home = home
         self._options = options
         self._dialer = dialer
         self._router = router
@@ -128,7 +128,7 @@ class Supervisor:
     @property
     def is_needed(self) -> bool:
         """Whether anything is under way, or waits for a link or a confirmation."""
-        return self._home.is_busy or self.traffic.is_awaited
+        return self.home.is_busy or self.traffic.is_awaited
 
     @property
     def is_busy(self) -> bool:
@@ -210,7 +210,7 @@ class Supervisor:
                 if self.loop.time() - began > STEADY:
                     waits, patient_waits = self._delays(), self._delays(REFUSED_PAUSE)
                 await asyncio.sleep(next(patient_waits if self._is_refused else waits))
-            await self._home.finish()
+            await self.home.finish()
             await self._drain(DRAIN)
         except asyncio.CancelledError:
             if not self.is_leaving:
@@ -228,11 +228,11 @@ class Supervisor:
 
     async def _hand_over(self) -> None:
         """The loop ends: leave to the next home what was not sent, and end what was."""
-        self._home.refuse()
+        self.home.refuse()
         self.traffic.close(HandedOver(address=self._dialer.address))
         await self._drain(HANDOVER)
         await asyncio.sleep(0)  # whoever has got a reply has a turn to end
-        await self._home.cancel()
+        await self.home.cancel()
 
     def end(self) -> None:
         """Close the link and fail whatever waits for one."""
@@ -240,7 +240,7 @@ class Supervisor:
             return
         if self.loop.is_closed():  # without ending its tasks, of which this one is now collected
             self._retire("its event loop was closed")
-            self._home.abandon()
+            self.home.abandon()
         else:
             self.traffic.lose(CLOSED)
             reason = "the connection was closed"

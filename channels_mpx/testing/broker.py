@@ -311,7 +311,7 @@ def _end(hub: Hub) -> None:
     is_here = home.loop is asyncio._get_running_loop()
     if home.thread is None and (is_here or not home.loop.is_running()):
         with contextlib.suppress(LoopIsGone):
-            home.courier.post(hub._leave)
+            home.courier.post(lambda: hub._leave(home))
     else:
         hub.close()
 

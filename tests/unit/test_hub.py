@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from channels_mpx import LinkLost, LinkUnavailable, SyncCallFromAsync, home, supervisor
+from channels_mpx import LinkLost, LinkUnavailable, SyncCallFromAsync, home, loops, supervisor
 from channels_mpx.home import Home
 from channels_mpx.hub import Hub
 from channels_mpx.options import Options
@@ -187,7 +187,7 @@ async def test_nobody_at_home_may_leave_at_any_time() -> None:
     hub = make_hub()
     assert not hub._is_missed()
     assert not hub._is_busy()
-    hub._leave()
+    hub._leave(Home(asyncio.get_running_loop()))
     hub._forsake()
     assert hub.state == "idle"
 
@@ -390,3 +390,100 @@ async def test_close_from_elsewhere_does_not_wait_for_itself(
             await asyncio.to_thread(hub.close)
         assert time.monotonic() - began < 5
         assert hub.state == "idle"
+
+
+def test_background_loop_that_was_given_up_ends_nothing_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was told to leave while it was blocked, and hears of that when another one lives."""
+    monkeypatch.setattr(loops, "PATIENCE", 0.05)
+    hub, gate, over = make_hub(), threading.Event(), threading.Event()
+    hub.call_sync(hub.command, b"PING")
+    old = hub._residence.current
+    assert old is not None
+    old.loop.call_soon_threadsafe(gate.wait)
+    hub.close()
+    assert hub.call_sync(hub.command, b"PING") == b"PONG"
+    life = hub.life
+    assert life is not None
+    assert hub._residence.current is not old
+    old.loop.call_soon_threadsafe(over.set)
+    gate.set()
+    assert over.wait(10)
+    assert not life.is_leaving
+    assert hub.call_sync(hub.command, b"PING") == b"PONG"
+    hub.close()
+
+
+def test_nothing_is_done_elsewhere_while_the_old_home_ends() -> None:
+    """What is told to a home that takes no more jobs waits for its end."""
+    hub, refused, gate, acted = make_hub(), threading.Event(), threading.Event(), list[bool]()
+    hub.call_sync(hub.command, b"PING")
+    home = hub._residence.current
+    assert home is not None
+
+    def end() -> None:
+        home.refuse()
+        refused.set()
+        gate.wait()
+
+    home.loop.call_soon_threadsafe(end)
+    assert refused.wait(10)
+    telling = threading.Thread(target=hub.tell, args=(lambda: acted.append(home.is_running),))
+    telling.start()
+    assert not acted
+    hub._residence.current = None  # as at the end of `Residence.vacate`
+    telling.join()
+    assert len(acted) == 1
+    gate.set()
+
+
+async def test_loop_that_ends_when_no_other_can_be_started_ends_well(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task is cancelled and ends so; whoever is left connects with the next call."""
+    hub = make_hub()
+    monkeypatch.setattr(hub.listener, "loop_ended", lambda loop: True)
+
+    def refuse() -> None:
+        raise loops.NoHome("no thread")
+
+    async def live() -> None:
+        hub.keep_alive()
+        await ping(hub)
+        monkeypatch.setattr(hub._residence, "_settle_in_background", refuse)
+
+    await asyncio.to_thread(asyncio.run, live())
+    assert "no event loop for the connection: no thread" in caplog.text
+    monkeypatch.undo()
+    assert await ping(hub) == b"PONG"
+    await hub.aclose()
+
+
+async def test_cancelled_call_whose_home_has_ended_is_undone_elsewhere() -> None:
+    """The method had succeeded, its result was on the way, and the home that knew of it is gone."""
+    hub, done, undone = make_hub(), threading.Event(), list[int]()
+
+    async def act() -> int:
+        done.set()
+        return 1
+
+    async def live() -> None:
+        hub.keep_alive()
+        settled.set()
+        await asyncio.to_thread(done.wait)
+
+    settled = threading.Event()
+    owner = asyncio.create_task(asyncio.to_thread(asyncio.run, live()))
+    await asyncio.to_thread(settled.wait)
+    calling = asyncio.ensure_future(hub.call(act, undo=undone.append))
+    await asyncio.sleep(0)
+    done.wait()
+    while not owner.done():
+        time.sleep(0.001)  # this loop must not see the result before it is cancelled
+        if hub.state == "idle":
+            break
+    calling.cancel()
+    await asyncio.gather(calling, owner, return_exceptions=True)
+    await eventually(lambda: undone == [1])
+    await hub.aclose()
