@@ -6,6 +6,7 @@ A gap begins where it is proved that nothing was missing yet, and not where the 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from .names import Topic
 
-__all__ = ["Gap", "GapWatch", "Listener", "Nobody"]
+__all__ = ["Gap", "GapWatch", "Listener", "Nobody", "joined"]
 
 
 def _now() -> datetime:
@@ -27,8 +28,10 @@ class Gap:
     """A gap that is over. What was published in it may be missing; what comes now is complete.
 
     Everything that was published before ``since``, by the clock of this machine, had been read. A
-    gap is somewhat longer than the outage, by ``ping_interval`` at most if the server had answered
-    until then: nobody can know which of the last bytes were still on their way.
+    gap is somewhat longer than the outage, for nobody can know which of the last bytes were still on
+    their way: by about ``ping_interval`` if the connection was closed or silent, by up to
+    ``probe_interval`` if the server is no master any more; if it was deaf, it begins before the last
+    message.
 
     Attributes:
         epoch: The number of the link that ended it; the first link of a process has number 1.
@@ -41,6 +44,17 @@ class Gap:
     reason: str
     seconds: float
     since: datetime = field(default_factory=_now)
+
+
+def joined(first: Gap, last: Gap, seconds: float) -> Gap:
+    """Return what tells of two gaps that are one to the subscriber, since nothing came in between.
+
+    Args:
+        first: The gap that it began with, whose reason and beginning stay.
+        last: The gap that ended it.
+        seconds: How long both lasted.
+    """
+    return dataclasses.replace(first, epoch=last.epoch, seconds=seconds)
 
 
 class Listener(Protocol):

@@ -27,7 +27,7 @@ from . import exceptions
 from .body import Body
 from .correlation import FULL, GONE, Correlation
 from .envelope import Envelope, Form
-from .gap import Gap
+from .gap import Gap, joined
 from .hub import Hub
 from .intake import Intake
 from .mailbox import Item, Mailbox
@@ -74,11 +74,11 @@ class DirectMailbox(Mailbox):
     dormant_since: tuple[float, datetime]
     is_owned: bool
     bounce: Callable[[bytes], object]
-    #: The last notices of a gap's begin and of its end, and when that gap began: on the monotonic
-    #: clock and on the wall's.
+    #: The last notices of a gap's begin and of its end, and when that gap began, on the monotonic
+    #: clock, and what it was.
     _lost: Body | None
     _back: Body | None
-    _since: tuple[float, datetime] | None
+    _since: tuple[float, Gap] | None
 
     def begin(self, number: bytes, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to a channel that nobody has read yet."""
@@ -92,8 +92,10 @@ class DirectMailbox(Mailbox):
         """Put the notice of a gap that began when it went dormant; `gap_closed` ends it."""
         self.is_dormant = False
         self.gap_opened(notice)
-        if self._since is not None:  # that gap goes on, and this one may have begun before it
-            self._since = min(self._since, self.dormant_since)
+        if self._since is not None and self.dormant_since[0] < self._since[0]:
+            # That gap goes on, and this one began before it.
+            began, since = self.dormant_since
+            self._since = began, dataclasses.replace(self._since[1], since=since)
 
     # Gaps. Notices are forced, or a full mailbox would lose them. A gap is told of apart from the
     # last one only if a message came in between; so they are no more than the messages allow.
@@ -122,10 +124,10 @@ class DirectMailbox(Mailbox):
         """
         now = time.monotonic()
         if self._since is None:
-            self._since = now - gap.seconds, gap.since
+            self._since = now - gap.seconds, gap
         else:
-            began, since = self._since
-            notice = make(dataclasses.replace(gap, seconds=now - began, since=since))
+            began, first = self._since
+            notice = make(joined(first, gap, now - began))
         self._back = notice
         self.force(notice)
 

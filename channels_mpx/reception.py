@@ -9,7 +9,6 @@ one were all taken out: to whoever hears of them at last, all others are one.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Collection
@@ -17,7 +16,7 @@ from typing import Any
 
 from . import exceptions
 from .body import Body
-from .gap import Gap
+from .gap import Gap, joined
 from .hub import Hub
 from .mailbox import Mailbox
 from .names import Kind, Topic
@@ -150,7 +149,7 @@ class Reception:
             self._begin = now - gap.seconds, gap
         else:
             began, first = self._begin
-            gap = dataclasses.replace(first, epoch=gap.epoch, seconds=now - began)
+            gap = joined(first, gap, now - began)
         self._notify("on_gap", gap)
         self._is_interrupted = False
 

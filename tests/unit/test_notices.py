@@ -45,6 +45,31 @@ def outage(layer: MultiplexedChannelLayer, seconds: float = 0.5) -> Gap:
     return gap
 
 
+async def test_two_gaps_that_are_one_have_the_reason_and_the_begin_of_the_first(
+    world: Broker,
+) -> None:
+    """For consumers and for subscriptions alike."""
+    layer = world.layer(**LOST, **BACK)
+    channel = await layer.new_channel()
+    gaps, gate = list[Gap](), asyncio.Event()
+    news = layer.multiplexer.new_channel_subscription(
+        on_activation=lambda name: gate.wait(), on_message=print, on_gap=gaps.append
+    )
+    news.add("news")
+    await news.activated(5)
+    for number, reason in enumerate(("first", "second"), 2):
+        world.kill_connections(reason)
+        await eventually(lambda number=number: layer.statistics().connection.epoch == number)
+        await world.recovered()
+    lost, back = await receive(layer, channel), await receive(layer, channel)
+    gate.set()
+    await eventually(lambda: gaps)
+    assert (lost["reason"], back["reason"], gaps[0].reason) == ("first",) * 3
+    assert back["epoch"] == gaps[0].epoch == 3
+    assert back["since"] == pytest.approx(gaps[0].since.timestamp(), abs=0.001)
+    news.close()
+
+
 async def test_full_mailbox_gets_both(world: Broker) -> None:
     """In order, after what waits; neither is a drop, and the layer's messages go on afterwards."""
     layer, sender = world.layer(**LOST, **BACK), world.layer()
