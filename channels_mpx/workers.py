@@ -263,7 +263,9 @@ class Queue:
                 self._given.discard(reader)
                 if reader.job is not None and reader.job.error is None:
                     self._workers.give_back(self.channel, reader.job)
-        self._tasks = {task for task in tuple(self._tasks) if not task.get_loop().is_closed()}
+        for task in tuple(self._tasks):  # in place: readers' own loops change it too
+            if task.done() or task.get_loop().is_closed():
+                self._tasks.discard(task)
 
     def _linger(self) -> None:
         """See soon whether that was the last reader: a request must not wait for nobody."""
