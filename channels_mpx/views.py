@@ -46,11 +46,11 @@ class _HealthView(View):  # type: ignore[misc, unused-ignore]
             health = layer.health(self.patience)
             status = 200 if health.is_healthy else 503
             answer = JsonResponse({"layer": alias, **asdict(health)}, status=status)
-            # Django logs each 5xx as an error, and an error is a mail to ADMINS: one for each time
-            # that a load balancer asks. The layer itself has logged what is wrong, once.
-            answer._has_been_logged = True
         else:
             answer = JsonResponse({"is_healthy": False, "problems": [problem]}, status=status)
+        # Django logs each 5xx as an error, and an error is a mail to ADMINS: one for each time that a
+        # load balancer asks. The layer itself has logged what is wrong, once, or the answer says it.
+        answer._has_been_logged = status == 503
         answer["Cache-Control"] = "no-store"
         return answer
 

@@ -33,7 +33,7 @@ class Offer:
 
     def __get__(self, instance: Any, owner: type) -> Any:
         if self.name in owner._shadowed:  # type: ignore[attr-defined]
-            return getattr(super(self.owner, instance or owner), self.name)
+            return getattr(super(self.owner, owner if instance is None else instance), self.name)
         return self.bound(instance, owner)
 
     def bound(self, instance: Any, owner: type) -> Any:

@@ -57,7 +57,9 @@ class ChannelLayerTestMixin(TestCase):
                 problem=f"{cls.__name__} must have ChannelLayerTestMixin before its test case, "
                 "as its first base class"
             )
-        if cls.setUp is not ChannelLayerTestMixin.setUp and not hasattr(cls.setUp, "__wrapped__"):
+        if cls.setUp is not ChannelLayerTestMixin.setUp and not getattr(
+            cls.setUp, "is_checked", False
+        ):
             cls.setUp = _checked(cls.setUp)  # type: ignore[method-assign, assignment]
 
     def setUp(self) -> None:
@@ -88,4 +90,5 @@ def _checked(set_up: Callable[[Any], None]) -> Callable[[Any], None]:
                 "that its tests would use the layer of CHANNEL_LAYERS"
             )
 
+    checked.is_checked = True  # type: ignore[attr-defined]
     return checked

@@ -74,11 +74,13 @@ async def test_reply_of_a_library(layer: MultiplexedChannelLayer, mixin: Any) ->
             await self.channel_layer.reply(event, {"answer": 42})
 
     theirs = type("Theirs", (mixin, Api), {})
-    for consumer, status in ((theirs, 200), (Mine, 201), (type("Further", (Mine,), {}), 201)):
+    empty = type("Empty", (mixin, Api), {"__len__": lambda self: 0})
+    further = type("Further", (Mine,), {})
+    for consumer, status in ((theirs, 200), (empty, 200), (Mine, 201), (further, 201)):
         client = await Client(consumer).connect()
         client.say('{"action": "list", "data": [1]}')
         assert await client.hear() == [f'["list", [1], {status}]']
-        if consumer is not theirs:
+        if consumer not in (theirs, empty):
             name = client.instance.channel_name
             assert (await layer.request(name, {"type": "ask"}))["answer"] == 42
         await client.leave()

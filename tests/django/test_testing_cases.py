@@ -130,6 +130,7 @@ def test_set_up_that_forgets_the_mixin(project: Project) -> None:
     """Its tests would use the real layer: they fail, and say why."""
     done = project.run(
         """
+        from unittest import mock
         from django.test import SimpleTestCase
         from channels_mpx.testing import ChannelLayerTestMixin
 
@@ -147,9 +148,17 @@ def test_set_up_that_forgets_the_mixin(project: Project) -> None:
         class TestTwo(Forgetful, ChannelLayerTestMixin, SimpleTestCase):
             def test_it(self):
                 pass
+
+        class TestThree(ChannelLayerTestMixin, SimpleTestCase):
+            @mock.patch("os.getcwd")
+            def setUp(self, getcwd):
+                pass
+
+            def test_it(self):
+                pass
         """
     )
-    done.assert_outcomes(failed=2)
+    done.assert_outcomes(failed=3)
     done.stdout.fnmatch_lines(
         ["*setUp() of TestOne must call super*", "*setUp() of TestTwo must call super*"]
     )
