@@ -331,7 +331,7 @@ class Mailbox(WaitingRoom):
         """Make everybody who waits, now or later, raise ``error``."""
         self._closed_by = error
         self.items = None
-        self.clear()
+        self._end_episode()
         while self._waiters:
             self._wake()
 

@@ -50,7 +50,7 @@ class Options:
         on_disconnect: The ``type`` of a message to every consumer when the link is lost.
         on_reconnect: The ``type`` of a message to every consumer when it is back.
         timeout: Seconds that a call waits for Redis: for a link and for a confirmation.
-        ping_interval: Seconds of silence before a PING.
+        ping_interval: Seconds between two PINGs.
         ping_timeout: Seconds that the answer may take before the link is given up.
         probe_interval: Seconds without any message before one is sent to ourselves.
         max_message_size: Bytes of one encoded message with its envelope.

@@ -229,7 +229,7 @@ class Supervisor:
     async def _hand_over(self) -> None:
         """The loop ends: leave to the next home what was not sent, and end what was."""
         self.home.refuse()
-        self.traffic.close(HandedOver(address=self._dialer.address))
+        self.traffic.close(HandedOver(address=self._dialer.address, seconds=0, reason="its event loop ended"))
         await self._drain(HANDOVER)
         await asyncio.sleep(0)  # whoever has got a reply has a turn to end
         await self.home.cancel()

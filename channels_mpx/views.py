@@ -60,10 +60,10 @@ class SyncHealthView(_HealthView):
 
     The fields are ``layer``, the alias, and those of `Health`: ``is_healthy``, ``problems``,
     ``state``, ``since``, ``epoch``, ``wanted``, ``active``, ``ping_rtt``, ``probe_rtt``, ``lag``,
-    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not. It is
-    503 too if the alias has wrong settings, and 404 if the alias is not configured or its layer is
-    not ours; then there are only ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
-    ``Cache-Control: no-store``.
+    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not healthy
+    or its settings are wrong, and 404 if there is no such alias or its layer is another backend's.
+    With wrong settings, and with 404, there are only ``is_healthy``, false, and ``problems``. No
+    answer may be kept: each has ``Cache-Control: no-store``.
 
     Neither Redis nor another process is asked, whatever state they are in, and nothing is
     connected: an answer needs no I/O. Django does not log a 503 of this view, and mails nobody.
@@ -88,10 +88,10 @@ class HealthView(_HealthView):
 
     The fields are ``layer``, the alias, and those of `Health`: ``is_healthy``, ``problems``,
     ``state``, ``since``, ``epoch``, ``wanted``, ``active``, ``ping_rtt``, ``probe_rtt``, ``lag``,
-    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not. It is
-    503 too if the alias has wrong settings, and 404 if the alias is not configured or its layer is
-    not ours; then there are only ``is_healthy``, false, and ``problems``, which says so. Nobody may keep any of these: they have
-    ``Cache-Control: no-store``.
+    ``waiting`` and ``deepest``. The status is 200 if the layer is healthy, 503 if it is not healthy
+    or its settings are wrong, and 404 if there is no such alias or its layer is another backend's.
+    With wrong settings, and with 404, there are only ``is_healthy``, false, and ``problems``. No
+    answer may be kept: each has ``Cache-Control: no-store``.
 
     Neither Redis nor another process is asked, whatever state they are in, and nothing is
     connected: an answer needs no I/O and no thread, so it also comes when all threads are busy.

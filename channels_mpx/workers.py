@@ -176,10 +176,6 @@ class Queue:
             if self._popper is asyncio.current_task():
                 self._popper = None
 
-    @property
-    def _is_popping(self) -> bool:
-        return self._popper is not None
-
     def _bury(self) -> None:
         """Let go of those in front whose loops were closed."""
         while self._waiting and self._waiting[0].is_dead:

@@ -217,7 +217,7 @@ class MultiplexedConsumerMixin(_Consumer):  # type: ignore[misc]
         """Called when the link is lost, once for each gap: from now on messages may be missing.
 
         Args:
-            error: A `LinkLost`, with the reason.
+            error: A `ConnectionInterrupted`, which is a `LinkLost`, with the reason.
         """
 
     async def on_gap(self, gap: Gap) -> None:

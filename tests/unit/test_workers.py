@@ -43,7 +43,7 @@ async def test_reader_waits_while_the_server_is_busy(
         async with reading(layer, "work") as reader:
             await eventually(lambda: "work demand=1" in repr(layer._process.workers))
             queue = layer._process.workers._queues["work"]
-            await eventually(lambda: not queue._is_popping)
+            await eventually(lambda: queue._popper is None)
             refused: list[str] = []
             pop = layer._process.workers.pop
 
