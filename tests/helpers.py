@@ -10,12 +10,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float = 5.0) -> T:
+async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float = 20.0) -> T:
     """Wait until a predicate holds and return its value; use this instead of a sleep.
 
     Args:
         predicate: a function, or a coroutine function, that is asked every 5 ms.
-        timeout: seconds after which the test fails.
+        timeout: seconds after which the test fails; it only ends a test that would hang.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any
 
 import pytest
@@ -248,6 +249,7 @@ async def test_flush_leaves_other_prefixes_alone(make_layer: MakeLayer) -> None:
 async def test_statistics_count_what_is_sent_and_how_long_it_took(make_layer: MakeLayer) -> None:
     """By kind, where it is sent; the lag where it arrives. What is too large is not sent."""
     sender, owner = await make_layer(max_message_size=1024), await make_layer()
+    began = time.time()
     assert owner.statistics().lag is None
     channel = await owner.new_channel()
     await owner.group_add("room", channel)
@@ -266,4 +268,4 @@ async def test_statistics_count_what_is_sent_and_how_long_it_took(make_layer: Ma
     assert owner.statistics().sent == {"group": 0, "direct": 0, "worker": 0, "reply": 1}
     lag = owner.statistics().lag
     assert lag is not None
-    assert 0 <= lag.last <= lag.most < 5
+    assert 0 <= lag.last <= lag.most <= time.time() - began + 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 
 from channels_mpx.management.ping import Echo, percentiles
@@ -21,12 +22,14 @@ MakeRedis = Callable[..., RedisServer]
 async def test_ping_measures(manager: Manager, redis_server: RedisServer) -> None:
     """Every message comes back, and beside each goes a PING; nothing stays subscribed."""
     redis_server.command("CONFIG", "RESETSTAT")
+    began = time.monotonic()
     outcome = await manager("ping", "--count", "20", "--interval", "0", "--json")
+    took = time.monotonic() - began
     found = outcome.document
     assert (outcome.code, found["sent"], found["lost"], found["reasons"]) == (0, 20, 0, {})
     for times in (found["message"], found["ping"]):
         assert list(times) == ["p50", "p90", "p99", "max"]
-        assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["max"] < 5
+        assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["max"] < took
     assert calls(redis_server)["publish"] == 20
     await eventually(lambda: not subscriptions(redis_server))
 

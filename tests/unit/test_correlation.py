@@ -7,7 +7,6 @@ import gc
 import itertools
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -434,10 +433,8 @@ async def test_request_on_a_home_that_ends_fails(world: World) -> None:
     await eventually(lambda: layer.statistics().channels == 1)
     asking = asyncio.ensure_future(layer.request(world.channel, {"number": 1}, timeout=30))
     await world.waiting(1)
-    start = time.monotonic()
     over.set()
-    with pytest.raises(LinkLost):
+    with pytest.raises(LinkLost):  # at its deadline it would be another error
         await asking
-    assert time.monotonic() - start < 5
     await home
     await layer.aclose()

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import itertools
 import threading
-import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -360,17 +359,19 @@ def test_no_loop_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     layer.sync.close()
 
 
-async def test_close_from_elsewhere_when_home_has_just_ended(other: Callable[..., Any]) -> None:
+async def test_close_from_elsewhere_when_home_has_just_ended(
+    other: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is nothing left to end, and nothing is waited for."""
+    monkeypatch.setattr(home, "GRACE", 3600)  # which nobody lives to see
+    monkeypatch.setattr(supervisor, "DRAIN", 3600)
     hub = make_hub()
     hub.keep_alive()
     present = hub._residence.current
     assert present is not None
     present.courier.close()
-    began = time.monotonic()
     await asyncio.wrap_future(other(hub.aclose()))
     await asyncio.to_thread(hub.close)
-    assert time.monotonic() - began < 2
     await hub.aclose()
 
 
@@ -378,17 +379,15 @@ async def test_close_from_elsewhere_does_not_wait_for_itself(
     other: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing takes the moment that the connection takes, on any loop and without one."""
-    monkeypatch.setattr(home, "GRACE", 10)
-    monkeypatch.setattr(supervisor, "DRAIN", 10)
+    monkeypatch.setattr(home, "GRACE", 3600)  # which nobody lives to see
+    monkeypatch.setattr(supervisor, "DRAIN", 3600)
     for close in ("loop", "thread"):
         hub = make_hub()
         await hub.call(hub.publish, b"one", b"1", receiving=True)
-        began = time.monotonic()
         if close == "loop":
             await asyncio.wrap_future(other(hub.aclose()))
         else:
             await asyncio.to_thread(hub.close)
-        assert time.monotonic() - began < 5
         assert hub.state == "idle"
 
 

@@ -86,6 +86,7 @@ def test_memory_is_bounded() -> None:
 
 def test_one_of_a_burst_is_looked_at(intake: Intake) -> None:
     """The first one; and the next when the interval is over."""
+    began = time.time()
     for _ in range(100):
         come(intake, Form.GROUP)
     assert intake.lag.read(time.monotonic()).samples == 1  # type: ignore[union-attr]
@@ -94,7 +95,7 @@ def test_one_of_a_burst_is_looked_at(intake: Intake) -> None:
     lag = intake.lag.read(time.monotonic())
     assert lag is not None
     assert lag.samples == 2
-    assert 0 <= lag.most < 5
+    assert 0 <= lag.most <= time.time() - began + 0.01
 
 
 def test_waiting_in_a_queue_is_no_lag(intake: Intake) -> None:

@@ -149,10 +149,9 @@ def questions(*answers: tuple[float, Answer]) -> list[asyncio.Task[Any]]:
 async def test_sentinels_that_answer_soon_are_all_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first answer starts a short wait for others, who may know better; errors are no answers."""
     monkeypatch.setattr(sentinels, "GRACE", 0.1)
-    asked = questions((0.0, OSError("down")), (0.01, {"n": 1}), (0.02, {"n": 2}), (5.0, {"n": 3}))
-    start = asyncio.get_running_loop().time()
+    asked = questions((0.0, OSError("down")), (0.01, {"n": 1}), (0.02, {"n": 2}), (600, {"n": 3}))
     assert await first_answers(asked) == [{"n": 1}, {"n": 2}]
-    assert asyncio.get_running_loop().time() - start < 1.0
+    assert not asked[-1].done()
     asked[-1].cancel()
 
 
@@ -163,11 +162,12 @@ async def test_sentinels_that_all_fail_are_no_answer() -> None:
     assert [str(question.exception()) for question in asked] == ["first", "second"]
 
 
-async def test_all_sentinels_are_waited_for_no_longer_than_they_take() -> None:
+async def test_all_sentinels_are_waited_for_no_longer_than_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """When everybody has answered there is nothing to wait for."""
-    start = asyncio.get_running_loop().time()
+    monkeypatch.setattr(sentinels, "GRACE", 3600)  # which nobody lives to see
     assert len(await first_answers(questions((0.0, {"n": 1}), (0.01, {"n": 2})))) == 2
-    assert asyncio.get_running_loop().time() - start < 0.4
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,10 @@ async def test_be_a_master(redis: MemoryBroker) -> None:
 
 async def test_tell_about_a_link(redis: MemoryBroker) -> None:
     """A link in memory is never silent, and a fork has nothing to let go of."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     link, _ = await dial(redis)
-    assert link.last_read == pytest.approx(asyncio.get_running_loop().time(), abs=5)
+    assert began <= link.last_read <= loop.time()
     assert repr(link) == "<MemoryLink memory://test alive>"
     link.disown()
     await ping(link)
@@ -239,10 +241,12 @@ async def test_queue_forgets_what_has_expired(redis: MemoryBroker) -> None:
 async def test_entry_begins_with_its_deadline(redis: MemoryBroker) -> None:
     """Thirteen digits of milliseconds, then the message."""
     link, _ = await dial(redis)
+    began = time.time()
     await push(link, b"body", wait=5000)
+    pushed = time.time()
     entry, _ = await link.run(POP, [KEY], [])
     assert entry[DEADLINE_DIGITS:] == b"body"
-    assert int(entry[:DEADLINE_DIGITS]) / 1000 == pytest.approx(time.time() + 5, abs=3)
+    assert began - 0.01 <= int(entry[:DEADLINE_DIGITS]) / 1000 - 5 <= pushed + 0.01
 
 
 async def test_unpop_gives_back_to_the_front(redis: MemoryBroker) -> None:
@@ -328,7 +332,7 @@ async def test_send_on_a_lost_link(redis: MemoryBroker) -> None:
     link, _ = await dial(redis)
     link.lose("pulled")
     with pytest.raises(exceptions.LinkError):
-        await asyncio.wait_for(ask(link, b"PING"), 0.2)
+        await asyncio.wait_for(ask(link, b"PING"), 20)
 
 
 # Threads

@@ -32,7 +32,7 @@ HASTY: dict[str, Any] = {**QUICK, "reconnect_delay": 0.001, "max_reconnect_delay
 
 async def test_gap_has_epoch_reason_and_duration(site: Site, mux: Multiplexer) -> None:
     """Every subscription is told once of each outage, and once of its end."""
-    notes = [Notes() for _ in range(3)]
+    before, notes = time.monotonic(), [Notes() for _ in range(3)]
     for number, note in enumerate(notes):
         note.watchful(mux, "all", f"own{number}")
         await eventually(lambda note=note: len(note.lines) == 2)  # type: ignore[misc]
@@ -43,7 +43,7 @@ async def test_gap_has_epoch_reason_and_duration(site: Site, mux: Multiplexer) -
             assert note.lines.count(("disconnect", ConnectionInterrupted)) == outage
             assert note.gaps[-1].epoch == outage + 1
             assert note.gaps[-1].reason == site.reason
-            assert 0 < note.gaps[-1].seconds < 5
+            assert 0 < note.gaps[-1].seconds < time.monotonic() - before
     assert len({note.gaps[-1] for note in notes}) == 1
 
 

@@ -78,7 +78,7 @@ def test_wait_in_slices(
     monkeypatch.setattr(sync_reading, "SLICE", 0.005)
     began = time.monotonic()
     assert news.sync.get_message(0.05) is None
-    assert 0.05 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.05
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(news.sync.get_message)
         wait_until(lambda: news._mailbox.is_awaited)
