@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from channels_mpx import LinkLost, MultiplexedChannelLayer
-from tests.children import ROOT, Child, environment
+from tests.children import ROOT, Child, complaints, environment
 from tests.servers import RedisServer
 
 #: Options with which losses and expiries happen at the pace of a test.
@@ -169,7 +169,7 @@ def run_script(
 ) -> str:
     """Run Python source in a process of its own and return what it prints.
 
-    It must exit with 0 and, if ``strict``, write nothing to stderr under ``-X dev -W error``.
+    It must exit with 0 and, if ``strict``, have no `complaints` under ``-X dev -W error``.
     """
     flags = ["-X", "dev", "-W", "error"] if strict else []
     done = subprocess.run(
@@ -181,7 +181,7 @@ def run_script(
         env=environment(**env),
     )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr[-4000:]}"
-    assert not strict or not done.stderr, done.stderr[-4000:]
+    assert not strict or not complaints(done.stderr), done.stderr[-4000:]
     return done.stdout
 
 
