@@ -110,16 +110,19 @@ def test_setting_errors_never_hold_the_password(hosts: Any) -> None:
     assert SECRET not in repr(caught.value)
 
 
-async def first_error(hosts: Any, **config: Any) -> tuple[LinkError, float]:
-    """Return the error of the first verb of a layer, and how long it took."""
-    start = time.monotonic()
+#: Seconds: a deadline that no test lives to see, so that what is told is told before it.
+NEVER = 3600.0
+
+
+async def first_error(hosts: Any, **config: Any) -> LinkError:
+    """Return the error of the first verb of a layer."""
     async with open_layer(hosts, **config) as layer:
         assert SECRET not in repr(layer)
         with pytest.raises(LinkError) as caught:
             await layer.new_channel()
         assert SECRET not in str(layer.statistics())
     assert SECRET not in str(caught.value)
-    return caught.value, time.monotonic() - start
+    return caught.value
 
 
 async def test_wrong_password_is_refused_at_once(make_redis: MakeRedis) -> None:
@@ -127,20 +130,18 @@ async def test_wrong_password_is_refused_at_once(make_redis: MakeRedis) -> None:
     server = make_redis(password="right")
     address = f"{HOST}:{server.port}"
     for url in (server.url_for("", SECRET), server.url_for("nobody", SECRET), server.url_for()):
-        error, seconds = await first_error([url], timeout=10)
+        error = await first_error([url], timeout=NEVER)
         assert isinstance(error, LinkRefused)
         assert address in str(error)
         assert re.search("username-password|authenticated", str(error))
-        assert seconds < 5
 
 
 async def test_database_out_of_range_is_refused_at_once(redis_server: RedisServer) -> None:
     """So is a database that the server does not have."""
-    error, seconds = await first_error([redis_server.url.replace("/0", "/9999")], timeout=10)
+    error = await first_error([redis_server.url.replace("/0", "/9999")], timeout=NEVER)
     assert isinstance(error, LinkRefused)
     assert "DB index is out of range" in str(error)
     assert f"{HOST}:{redis_server.port}" in str(error)
-    assert seconds < 5
 
 
 async def test_unknown_certificate_is_refused_at_once(
@@ -148,10 +149,9 @@ async def test_unknown_certificate_is_refused_at_once(
 ) -> None:
     """A server whose certificate no authority of ours has signed is refused, with the reason."""
     server = make_redis(tls=certificates)
-    error, seconds = await first_error([f"rediss://{HOST}:{server.port}"], timeout=10)
+    error = await first_error([f"rediss://{HOST}:{server.port}"], timeout=NEVER)
     assert isinstance(error, LinkRefused)
     assert "certificate" in str(error).lower()
-    assert seconds < 5
 
 
 async def old_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -166,10 +166,9 @@ async def test_server_without_resp3_is_refused_at_once() -> None:
     server = await asyncio.start_server(old_server, HOST, 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        error, seconds = await first_error([f"redis://:{SECRET}@{HOST}:{port}"], timeout=10)
+        error = await first_error([f"redis://:{SECRET}@{HOST}:{port}"], timeout=NEVER)
         assert isinstance(error, LinkRefused)
         assert f"{HOST}:{port}" in str(error)
-        assert seconds < 5
 
 
 @pytest.mark.parametrize("where", ["closed port", "silent port", "no such host"])
@@ -183,10 +182,11 @@ async def test_unreachable_server_is_one_error_at_the_deadline(where: str) -> No
             port = silent.sockets[0].getsockname()[1]
         elif where == "no such host":
             host = "no-such-host.invalid"
-        error, seconds = await first_error([f"redis://user:{SECRET}@{host}:{port}"], timeout=0.5)
+        start = time.monotonic()
+        error = await first_error([f"redis://user:{SECRET}@{host}:{port}"], timeout=0.5)
+        assert time.monotonic() - start > 0.4
         assert isinstance(error, TimeoutError)
         assert f"{host}:{port}" in str(error)
-        assert 0.4 < seconds < 4
         for writer in writers:
             writer.close()
 
@@ -204,7 +204,7 @@ async def test_unreachable_server_fails_every_first_verb() -> None:
             layer.flush(),
         ):
             with pytest.raises(LinkError, match=HOST):
-                await asyncio.wait_for(verb, 5)
+                await asyncio.wait_for(verb, 20)
 
 
 async def test_unreachable_server_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -223,7 +223,7 @@ async def test_group_add_of_an_unknown_local_channel(layer: MultiplexedChannelLa
             await verb("room", f"{channel}99")
     for name in ("specific.!", "a!b", "specific.0123456789abcdef!1"):
         with pytest.raises(UnknownChannel, match=re.escape(name)):
-            await asyncio.wait_for(layer.group_add("room", name), 5)
+            await layer.group_add("room", name)
     assert layer.statistics().groups == 0
 
 

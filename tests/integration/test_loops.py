@@ -192,7 +192,7 @@ async def test_first_verbs_of_a_process_may_be_concurrent(redis_server: RedisSer
 
 
 async def test_moving_home_does_not_block_the_loop(
-    make_redis: Callable[..., RedisServer],
+    make_redis: Callable[..., RedisServer], is_full: bool
 ) -> None:
     """A consumer's first verb never blocks its loop, though the server is frozen just then."""
     server = make_redis()
@@ -200,15 +200,16 @@ async def test_moving_home_does_not_block_the_loop(
         await layer.group_send("room", {"type": "a"})
         server.freeze()
         sending = asyncio.ensure_future(layer.group_send("room", {"type": "a"}))
-        longest, last = 0.0, asyncio.get_running_loop().time()
+        turns, longest, last = 0, 0.0, asyncio.get_running_loop().time()
         making = asyncio.ensure_future(layer.new_channel())
         while not making.done():
             await asyncio.sleep(0.005)
             now = asyncio.get_running_loop().time()
-            longest, last = max(longest, now - last), now
+            turns, longest, last = turns + 1, max(longest, now - last), now
         server.thaw()
         await asyncio.gather(sending, making, return_exceptions=True)
-        assert longest < 0.5
+        assert turns > 20  # a loop that is blocked meanwhile makes one or two
+        assert longest < 0.5 or not is_full
 
 
 @contextlib.asynccontextmanager

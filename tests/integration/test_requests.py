@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import time
 
 import pytest
 
@@ -93,10 +92,8 @@ async def test_consumer_of_another_process_that_dies_sends_requests_back(
     await eventually(lambda: layer.statistics().requests == 1)
     await layer.group_discard("room", channel)  # when this is answered, it is there
     await peer.call("drop", channel)
-    start = time.monotonic()
-    with pytest.raises(NoListener):
+    with pytest.raises(NoListener):  # at its deadline it would be another error
         await asking
-    assert time.monotonic() - start < 5
 
 
 async def test_killed_connection_fails_requests_at_once(
@@ -113,10 +110,9 @@ async def test_killed_connection_fails_requests_at_once(
     await layer.group_discard("room", channel)  # when this is answered, the requests are there
     (ours,) = (row for row in clients(redis_server) if row["name"].endswith(f":{os.getpid()}"))
     redis_server.command("CLIENT", "KILL", "ID", ours["id"])
-    start = time.monotonic()
     results = await asyncio.gather(*asking, return_exceptions=True)
+    # At their deadline it would be another error.
     assert {type(result) for result in results} == {LinkLost}
-    assert time.monotonic() - start < 5
     await eventually(lambda: layer.statistics().connection.active == 1)
     serving = asyncio.ensure_future(peer.call("echo", channel, 65))
     assert await layer.request(channel, {"number": 64}) == {"echo": 64}
