@@ -13,29 +13,48 @@ from tests.servers import RedisServer
 
 MEGABYTE = 2**20
 
-#: Publishes COUNT messages of SIZE bytes on a group, RATE a second, from a process of its own.
+#: Publishes COUNT messages of SIZE bytes on a group, RATE a second, from a process of its own. Waits
+#: while more than UNREAD bytes lie on the server for a subscriber that does not keep up.
 FLOOD = """
     import asyncio, sys, time
+    import redis
     from channels_mpx import MultiplexedChannelLayer
 
     async def main():
-        url, count, size, rate = sys.argv[1], *map(int, sys.argv[2:])
+        url, count, size, rate, unread = sys.argv[1], *map(int, sys.argv[2:])
+        server = redis.Redis.from_url(url)
         layer = MultiplexedChannelLayer(hosts=[url])
         data, start = b"x" * size, time.monotonic()
         for number in range(count):
+            while unread and max(int(each["omem"]) for each in server.client_list()) > unread:
+                await asyncio.sleep(0.001)
             await layer.group_send("room", {"number": number, "data": data})
             if rate:
                 await asyncio.sleep(max(0, start + (number + 1) / rate - time.monotonic()))
+        server.close()
         await layer.aclose()
 
     asyncio.run(main())
 """
 
 
-async def flood(server: RedisServer, count: int, size: int, rate: int = 0) -> None:
-    """Have another process publish so many messages of a size on the group ``room``."""
-    arguments = map(str, (count, size, rate))
-    await asyncio.to_thread(run_script, FLOOD, server.url, *arguments, strict=False)
+def flood_now(server: RedisServer, count: int, size: int, rate: int = 0, unread: int = 0) -> None:
+    """Have another process publish so many messages of a size on the group ``room``.
+
+    Args:
+        server: The server.
+        count: How many.
+        size: Bytes of each.
+        rate: How many a second at the most; 0 for as many as it can.
+        unread: Bytes that a subscriber may leave unread on the server, roughly; 0 for any number.
+    """
+    arguments = map(str, (count, size, rate, unread))
+    run_script(FLOOD, server.url, *arguments, strict=False)
+
+
+async def flood(server: RedisServer, count: int, size: int, rate: int = 0, unread: int = 0) -> None:
+    """See `flood_now`; the loop goes on meanwhile."""
+    await asyncio.to_thread(flood_now, server, count, size, rate, unread)
 
 
 def _give_pages_back() -> None:

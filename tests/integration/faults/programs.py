@@ -68,7 +68,10 @@ SCRIPT = """
 SERVED = """
     import asyncio, json, sys
     import django, uvicorn
+    from channels_mpx import supervisor
     from django.conf import settings
+
+    supervisor.DRAIN = float(sys.argv[2])
 
     layers = {"default": {
         "BACKEND": "channels_mpx.MultiplexedChannelLayer", "CONFIG": {"hosts": [sys.argv[1]]},

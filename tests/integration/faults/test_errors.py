@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -24,6 +23,9 @@ from tests.layers import (
 from tests.servers import RedisServer
 
 MakeRedis = Callable[..., RedisServer]
+
+#: Seconds: a deadline that no test lives to see, so that what is told is told before it.
+NEVER = 3600.0
 
 
 @contextlib.asynccontextmanager
@@ -109,11 +111,11 @@ async def test_busy_would_hit_callers_at_once(
     for module in (traffic, resp):
         monkeypatch.setattr(module, "PASSING", frozenset())
     server = make_redis(config=BUSY)
-    async with open_layer(server) as layer:
+    async with open_layer(server, timeout=NEVER) as layer:
         channel = await layer.new_channel()
         async with busy(server):
             for verb in (layer.send(channel, {}), layer.group_add("room", channel)):
-                assert await refusal(verb, "BUSY") < 2.0
+                await refusal(verb, "BUSY")
 
 
 @pytest.mark.parametrize("is_protected", [True, False])
@@ -147,7 +149,8 @@ async def test_reader_of_a_worker_channel_waits_longer_than_any_deadline(
             reader = asyncio.ensure_future(receive(layer, "work", 30))
             await eventually(lambda: deadlines >= (3 if is_protected else 1), 20)
             if not is_protected:
-                assert await refusal(reader, "BUSY") < 2.0
+                await refusal(reader, "BUSY")
+                assert deadlines == 1
                 return
             assert not reader.done()
         await layer.send("work", {"type": "after"})
@@ -167,17 +170,17 @@ async def test_server_that_is_busy_is_dialled_until_it_is_not(make_redis: MakeRe
             assert link is not None
             link.lose("the test says so")
             await eventually(lambda: "BUSY" in (layer.statistics().connection.last_error or ""))
-        await eventually(lambda: is_active(layer), 2)
+        await eventually(lambda: is_active(layer))
         assert group_subscriptions(server) == {"room"}
 
 
 async def test_out_of_memory_is_for_the_sender(make_redis: MakeRedis) -> None:
     """OOM refuses what is stored, typed and at once; what is only passed on is not stored."""
     server = make_redis()
-    async with open_layer(server) as layer:
+    async with open_layer(server, timeout=NEVER) as layer:
         channel = await layer.new_channel()
         server.command("CONFIG", "SET", "maxmemory", "1mb")
-        assert await refusal(layer.send("work", {"type": "a"}), "OOM") < 2.0
+        await refusal(layer.send("work", {"type": "a"}), "OOM")
         assert refused(layer) == {"OOM": 1}
         await layer.send(channel, {"type": "b"})
         assert await receive(layer, channel) == {"type": "b"}
@@ -260,15 +263,13 @@ async def test_maxclients_is_waited_for(make_redis: MakeRedis) -> None:
 async def test_wrong_password_at_the_start_is_no_wait(make_redis: MakeRedis) -> None:
     """The control of all this waiting: what will not pass is told at once."""
     server = make_redis(password="right")
-    start = time.monotonic()
-    async with open_layer([server.url_for("", "wrong")]) as layer:
+    async with open_layer([server.url_for("", "wrong")], timeout=NEVER) as layer:
         with pytest.raises(LinkRefused) as caught:
             await layer.new_channel()
         assert caught.value.code == "WRONGPASS"
         assert layer.statistics().connection.refused["WRONGPASS"] >= 1
-    async with open_layer([server.url_for()]) as layer:
+    async with open_layer([server.url_for()], timeout=NEVER) as layer:
         with pytest.raises(LinkRefused, match="wants a password") as caught:
             await layer.new_channel()
         assert caught.value.code == "NOAUTH"
         assert layer.statistics().connection.refused["NOAUTH"] >= 1
-    assert time.monotonic() - start < 2.0

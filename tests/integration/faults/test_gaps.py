@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from channels_mpx import Gap, LinkError, LinkLost, Multiplexer
+from channels_mpx import Gap, LinkError, LinkLost, Multiplexer, pulse
 from channels_mpx.pulse import Pulse
 from tests.helpers import eventually
 from tests.layers import QUICK, calls, clients
@@ -339,18 +339,19 @@ async def test_blocked_loop_notices_a_frozen_server(make_redis: MakeRedis) -> No
             server.thaw()
 
 
-async def test_server_that_stood_still_with_us_gets_a_moment(make_redis: MakeRedis) -> None:
+async def test_server_that_stood_still_with_us_gets_a_moment(
+    make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both were stopped, as by a paused machine: it has not had the time to answer."""
+    monkeypatch.setattr(pulse, "MOMENT", 2.0)
     server = make_redis()
-    async with Multiplexer(server.url, **WATCHED) as mux:
+    async with Multiplexer(server.url, **{**WATCHED, "ping_timeout": 2.0}) as mux:
         ear = Ear(mux)
         await ear.activated()
-        pulse = mux._hub.life._pulse  # type: ignore[union-attr]
+        liveness = mux._hub.life._pulse._liveness  # type: ignore[union-attr]
         server.freeze()
-        await eventually(
-            lambda: pulse._liveness._left_at is not None and pulse._liveness._is_pinging
-        )
-        time.sleep(1.0)
+        await eventually(lambda: liveness._left_at is not None and liveness._is_pinging)
+        time.sleep(2.5)
         server.thaw()
         await whole(ear)
         assert mux.statistics().epoch == 1

@@ -43,6 +43,10 @@ async def running(
             await process.wait()
 
 
+#: Seconds that closing may take where only what becomes of the messages is of interest.
+PATIENCE = 30.0
+
+
 async def line(process: asyncio.subprocess.Process) -> str:
     """Return the next line that a process prints."""
     assert process.stdout is not None
@@ -72,11 +76,11 @@ async def counting(server: RedisServer) -> AsyncIterator[list[int]]:
         await eventually(lambda: len(clients(server)) == 1)
 
 
-def see(account: dict[str, Any], numbers: list[int]) -> tuple[int, int]:
+def see(account: dict[str, Any], numbers: list[int], is_full: bool) -> tuple[int, int]:
     """Every message has an answer, which is true; return how many were taken, and sent."""
     outcomes = account["outcomes"]
     print(f"{len(outcomes)} messages, {account['rate']:.0f} a second")
-    assert account["rate"] >= RATE
+    assert account["rate"] >= RATE or not is_full
     assert set(outcomes) <= {"taken", "unknown", "unsent"}
     by_outcome = {
         kind: {number for number, outcome in enumerate(outcomes) if outcome == kind}
@@ -89,7 +93,9 @@ def see(account: dict[str, Any], numbers: list[int]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("drain", [1.0, 0.0])
-async def test_sigterm_under_load(redis_server: RedisServer, proxy: Proxy, drain: float) -> None:
+async def test_sigterm_under_load(
+    redis_server: RedisServer, proxy: Proxy, drain: float, is_full: bool
+) -> None:
     """SIGTERM under 5,000 messages/s: all that was sent arrives, and stderr has nothing to say.
 
     The control: a layer that closes at once leaves its last senders without an answer that says so.
@@ -97,34 +103,38 @@ async def test_sigterm_under_load(redis_server: RedisServer, proxy: Proxy, drain
     """
     proxy.delay(0.02)  # so that many replies are under way
     url = redis_server.url_for(port=proxy.port)
+    if not is_full:
+        drain *= PATIENCE
     source, arguments = program(BUSY, SCRIPT), (url, str(drain), str(OFFERED))
     async with counting(redis_server) as numbers:
         async with running(source, *arguments, flags=("-W", "error")) as process:
-            await eventually(lambda: len(numbers) > 1.5 * RATE, 20)
+            await eventually(lambda: len(numbers) > 1.5 * RATE, 40)
             process.terminate()
             account = json.loads(await line(process))
-            assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert await asyncio.wait_for(process.wait(), 30) == 0
             assert process.stderr is not None
             assert (await process.stderr.read()).decode() == ""
-    taken, sent = see(account, numbers)
+    taken, sent = see(account, numbers, is_full)
     assert taken == sent if drain else taken < sent
 
 
-async def test_sigterm_of_a_web_server_under_load(redis_server: RedisServer) -> None:
+async def test_sigterm_of_a_web_server_under_load(redis_server: RedisServer, is_full: bool) -> None:
     """The same with a consumer in uvicorn, which knows nothing of the layer and does not close it."""
     port = free_port()
-    source, arguments = program(BUSY, SERVED), (redis_server.url, "", str(OFFERED), str(port))
+    drain = 1.0 if is_full else PATIENCE
+    source = program(BUSY, SERVED)
+    arguments = (redis_server.url, str(drain), str(OFFERED), str(port))
     async with counting(redis_server) as numbers:
         async with running(source, *arguments, flags=("-W", "default::ResourceWarning")) as process:
             async with await dialled(f"ws://{HOST}:{port}/") as browser:
-                await eventually(lambda: len(numbers) > 1.5 * RATE, 20)
+                await eventually(lambda: len(numbers) > 1.5 * RATE, 40)
                 process.terminate()
                 account = json.loads(await line(process))
-                await asyncio.wait_for(browser.wait_closed(), 10)
-            assert await asyncio.wait_for(process.wait(), 10) in (0, -signal.SIGTERM)
+                await asyncio.wait_for(browser.wait_closed(), 30)
+            assert await asyncio.wait_for(process.wait(), 30) in (0, -signal.SIGTERM)
             assert process.stderr is not None
             assert (await process.stderr.read()).decode() == ""
-    taken, sent = see(account, numbers)
+    taken, sent = see(account, numbers, is_full)
     assert taken == sent
 
 

@@ -7,6 +7,7 @@ import contextlib
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from channels_mpx.mailbox import Mailbox
 from channels_mpx.pulse import Pulse
 from channels_mpx.traffic import Traffic
 from tests.helpers import eventually
-from tests.integration.faults.loads import MEGABYTE, Meter, flood
+from tests.integration.faults.loads import MEGABYTE, Meter, flood, flood_now
 from tests.layers import (
     QUICK,
     open_layer,
@@ -30,6 +31,9 @@ MakeRedis = Callable[..., RedisServer]
 #: The default of ``channel_max_bytes``, and what may be held in all: 20 % more.
 BOUND = 64 * MEGABYTE
 MOST = BOUND * 1.2
+
+#: Bytes that readers who are meant to keep up are behind at the most; Redis cuts them at 32 MB.
+UNREAD = 8 * MEGABYTE
 
 
 @pytest.fixture
@@ -68,15 +72,15 @@ async def test_consumer_that_does_not_read_has_bounded_memory(
 ) -> None:
     """300 x 1 MB: within the configured bytes + 20 %, not cut by Redis, drops counted exactly.
 
-    At 150 MB/s, which any machine can read: a sender on the same machine could outrun every reader,
-    and then it is Redis that decides, see `test_flood_above_the_servers_limit_is_a_gap`.
+    No faster than it is read: a sender on the same machine could outrun every reader, and then it is
+    Redis that decides, see `test_flood_above_the_servers_limit_is_a_gap`.
     """
     server = make_redis()
     async with open_layer(server, channel_max_bytes=BOUND, capacity=1000) as layer:
         async with slow_and_quick(layer) as (slow, numbers):
             measured = meter()
             watching = asyncio.ensure_future(measured.watch_pages())
-            await flood(server, 300, MEGABYTE, 150)
+            await flood(server, 300, MEGABYTE, 150, UNREAD)
             await eventually(lambda: len(numbers) == 300 or layer.statistics().connection.epoch > 1)
             watching.cancel()
             print(
@@ -106,7 +110,7 @@ async def test_without_a_bound_in_bytes_memory_grows(
     async with open_layer(server, channel_max_bytes=BOUND, capacity=1000) as layer:
         measured = meter()
         async with slow_and_quick(layer) as (_, numbers):
-            await flood(server, 120, MEGABYTE, 150)
+            await flood(server, 120, MEGABYTE, 150, UNREAD)
             await eventually(lambda: len(numbers) == 120)
             measured.look()
             assert measured.peak > 115 * MEGABYTE > MOST
@@ -136,12 +140,13 @@ async def test_loop_that_is_blocked_for_five_seconds(
             await layer.group_add("room", channels[-1])
         measured = meter()
         watching = asyncio.ensure_future(measured.watch_pages())
-        floods = asyncio.gather(flood(roomy, 300, MEGABYTE), flood(server, 6000, 100, 1000))
-        await eventually(lambda: large.statistics().connection.received > 5, 20)
-        await eventually(lambda: small.statistics().connection.received > 5, 20)
+        floods = [asyncio.ensure_future(flood(server, 6000, 100, 1000))]
+        await eventually(lambda: small.statistics().connection.received > 5)
+        floods.append(asyncio.ensure_future(flood(roomy, 300, MEGABYTE)))
+        await eventually(lambda: large.statistics().connection.received > 5)
         assert large.statistics().connection.received < 200  # much of it comes while we are blocked
         time.sleep(5.0)
-        await floods
+        await asyncio.gather(*floods)
         await eventually(lambda: large.statistics().connection.received >= 300)
         watching.cancel()
         print(
@@ -163,10 +168,10 @@ async def test_flood_above_the_servers_limit_is_a_gap(make_redis: MakeRedis) -> 
     async with open_layer(server, channel_max_bytes=BOUND, **NOTICES) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
-        flooding = asyncio.ensure_future(flood(server, 100, MEGABYTE))
-        await eventually(lambda: layer.statistics().connection.received > 5, 20)
-        time.sleep(1.5)
-        await flooding
+        with ThreadPoolExecutor(1) as pool:
+            flooding = pool.submit(flood_now, server, 100, MEGABYTE)
+            await eventually(lambda: layer.statistics().connection.received > 5)
+            flooding.result()  # which blocks the loop for as long as it takes
         while (await receive(layer, channel)).get("type") != "gap.opened":
             pass
         # A PING that was written after the end is answered with a reset.
@@ -194,10 +199,14 @@ async def test_loop_that_is_blocked_at_the_worst_moment(
     def ping_and_block(self: Pulse, link: Any) -> None:
         if not blocked:
             blocked.append(True)
-            # The reply must not be there already when the loop looks again.
-            server.command("CLIENT", "PAUSE", 1100, "ALL")
-            self._loop.call_soon(time.sleep, 1.0)  # which comes before the writing
+            server.freeze()  # the reply must not be there already when the loop looks again
+            self._loop.call_soon(block, self._loop)  # which comes before the writing
         ping(self, link)
+
+    def block(loop: asyncio.AbstractEventLoop) -> None:
+        time.sleep(1.0)
+        if is_protected:  # the server goes on when the loop has looked
+            loop.call_later(0.05, server.thaw)
 
     blocked: list[bool] = []
     monkeypatch.setattr(Pulse, "_ping", ping_and_block)
@@ -205,10 +214,14 @@ async def test_loop_that_is_blocked_at_the_worst_moment(
     async with open_layer(server, **QUICK, ping_interval=0.3, ping_timeout=0.3) as layer:
         await layer.new_channel()
         await eventually(lambda: blocked)
-        await asyncio.sleep(0.5)  # the time itself is what is tested
-        assert layer.statistics().connection.reconnections == (
-            {} if is_protected else {"silent": 1}
-        )
+        channel = await layer.new_channel()
+        if is_protected:
+            await layer.send(channel, {"type": "a"})
+            assert await receive(layer, channel) == {"type": "a"}
+            assert layer.statistics().connection.reconnections == {}
+        else:
+            await eventually(lambda: layer.statistics().connection.reconnections == {"silent": 1})
+            server.thaw()
 
 
 async def small_beside_large(
@@ -257,26 +270,36 @@ async def small_beside_large(
         return sorted(took)
 
 
-async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis, is_full: bool) -> None:
-    """100 x 1 MB through the same two connections, for a slow consumer: small ones overtake them.
+async def overtakes(server: RedisServer) -> None:
+    """Fail unless a small message comes while 20 large ones, sent before it, are not yet handled."""
+    roomy = {"capacity": 1000, "channel_max_bytes": 50 * MEGABYTE}
+    async with open_layer(server) as sender, open_layer(server, **roomy) as layer:
+        large, small = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("large", large)
+        for number in range(20):
+            await sender.group_send("large", {"number": number, "data": b"x" * MEGABYTE})
+        await sender.send(small, {"type": "small"})
+        assert await receive(layer, small) == {"type": "small"}
+        assert layer.statistics().waiting == 20
 
-    What the consumer needs for all large ones is what a small one waits for at least, if reading
-    waits for consumers. At full size 99 of 100 also take 50 ms at most, in one of three trials.
+
+async def test_small_messages_pass_beside_large_ones(make_redis: MakeRedis, is_full: bool) -> None:
+    """Large ones wait for a slow consumer, and small ones on the same connections overtake them.
+
+    At full size 99 of 100 also take 50 ms at most beside 100 x 1 MB, in one of three trials.
     """
     server = make_redis()
-    for _ in range(3):
+    await overtakes(server)
+    for _ in range(3 if is_full else 0):
         took = await small_beside_large(server, 100, 0.01, lambda layer: None)
         p99 = took[int(len(took) * 0.99)]
         print(
             f"{len(took)} small messages: p50 {took[len(took) // 2] * 1000:.1f} ms, "
             f"p99 {p99 * 1000:.1f} ms"
         )
-        if not is_full:
-            assert p99 < 100 * 0.01
-            return
         if p99 <= 0.05:
             return
-    raise AssertionError("in no trial were 99 of 100 small messages there within 50 ms")
+    assert not is_full, "in no trial were 99 of 100 small messages there within 50 ms"
 
 
 async def test_a_reader_that_waits_for_consumers_would_be_found(
@@ -300,6 +323,8 @@ async def test_a_reader_that_waits_for_consumers_would_be_found(
         server, 20, 0.1, lambda layer: transport(layer._hub.life.traffic).resume_reading()
     )
     assert took[int(len(took) * 0.99)] > 0.05
+    with pytest.raises(asyncio.TimeoutError):
+        await overtakes(server)
 
 
 async def test_what_waits_for_a_link_is_bounded(

@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import random
 import ssl
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,14 +57,12 @@ async def works(layer: MultiplexedChannelLayer) -> None:
 
 
 async def refused(hosts: Any, why: str) -> None:
-    """Fail unless the first verb is refused, soon, for one reason in plain words."""
-    start = time.monotonic()
-    async with open_layer(hosts) as layer:
+    """Fail unless the first verb is refused, not at its deadline, for one reason in plain words."""
+    async with open_layer(hosts, timeout=3600) as layer:
         with pytest.raises(LinkRefused) as caught:
             await layer.new_channel()
     assert caught.value.reason.startswith("TLS: ")
     assert why in caught.value.reason
-    assert time.monotonic() - start < 3.0
 
 
 async def test_good_certificate_works(make_redis: MakeRedis, issue: Issue) -> None:

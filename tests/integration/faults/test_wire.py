@@ -60,7 +60,7 @@ async def silence(layer: MultiplexedChannelLayer, begin: Callable[[], None]) -> 
 
 
 async def test_silence_is_noticed_within_five_seconds_by_default(
-    make_redis: MakeRedis, redis_server: RedisServer, proxy: Proxy
+    make_redis: MakeRedis, redis_server: RedisServer, proxy: Proxy, is_full: bool
 ) -> None:
     """SIGSTOP and a black hole: given up in time with the default options, and then replaced."""
     server = make_redis()
@@ -72,14 +72,16 @@ async def test_silence_is_noticed_within_five_seconds_by_default(
             silence(frozen, server.freeze), silence(swallowed, proxy.swallow)
         )
         print(f"SIGSTOP noticed after {took[0]:.2f} s, a black hole after {took[1]:.2f} s")
-        assert max(took) < 5.0
+        assert max(took) < 5.0 or not is_full
         server.thaw()
         proxy.resume()
         for layer in (frozen, swallowed):
             await eventually(lambda layer=layer: is_active(layer))
 
 
-async def test_black_hole_is_survived(layer: MultiplexedChannelLayer, proxy: Proxy) -> None:
+async def test_black_hole_is_survived(
+    layer: MultiplexedChannelLayer, proxy: Proxy, is_full: bool
+) -> None:
     """Bytes that vanish without a reset: noticed, told as one gap, and over when it is over."""
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
@@ -90,7 +92,7 @@ async def test_black_hole_is_survived(layer: MultiplexedChannelLayer, proxy: Pro
     start = time.monotonic()
     assert (await receive(layer, channel))["type"] == "gap.closed"
     # An attempt that began in the hole waits for its answer, see `Options.step_timeout`.
-    assert time.monotonic() - start < 2.5 + 1.0
+    assert time.monotonic() - start < 2.5 + 1.0 or not is_full
     await is_heard(layer, "room", channel)
     assert reasons(layer) == {"silent": 1}
 
@@ -264,7 +266,7 @@ async def test_handshake_that_ends_in_the_middle_is_begun_again(
         size += 1
         proxy.end_after(size)
         accepted, passed = proxy.accepted, proxy.bytes_down
-        async with open_layer([url], **QUICK) as layer:
+        async with open_layer([url], **{**QUICK, "timeout": 30}) as layer:
             await layer.new_channel()
             assert layer.statistics().connection.state == "connected"
         if proxy.bytes_down - passed < size:  # it was not even reached
