@@ -243,12 +243,13 @@ async def test_dormancy_is_counted_logged_and_told(
             await eventually(lambda: not group_subscriptions(redis_server))
             began = time.monotonic()
             await layer.group_send("red", {"type": "missed"})
+            missed = time.monotonic()
             opened = await receive(layer, channel)
             assert opened == {"type": "gap.opened", "reason": "it was not read for 0.2 s"}
             closed = await receive(layer, channel)
             assert closed["type"] == "gap.closed"
             assert (closed["reason"], closed["epoch"]) == (opened["reason"], 1)
-            assert closed["seconds"] >= time.monotonic() - began - 1
+            assert closed["seconds"] >= missed - began
             assert group_subscriptions(redis_server) == {"red", "blue"}
             assert layer.statistics().dormant == episode
         records = [row for row in caplog.messages if "leaves its groups" in row]
@@ -261,6 +262,7 @@ async def test_gap_of_the_connection_while_dormant_is_one_with_it(
 ) -> None:
     """The reader finds one begin and one end, whose length is that of all of it."""
     notices = {"on_disconnect": "gap.opened", "on_reconnect": "gap.closed"}
+    began = time.monotonic()
     async with open_layer(redis_server, **SLEEPY, **QUICK, **notices) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
@@ -269,10 +271,11 @@ async def test_gap_of_the_connection_while_dormant_is_one_with_it(
         asleep, _ = mailbox.dormant_since
         kill_clients(redis_server)
         await eventually(lambda: len(mailbox) == 2)
+        read = time.monotonic()
         assert (await receive(layer, channel))["type"] == "gap.opened"
         closed = await receive(layer, channel)
         assert closed["type"] == "gap.closed"
-        assert closed["seconds"] == pytest.approx(time.monotonic() - asleep, abs=1)
+        assert read - asleep <= closed["seconds"] <= time.monotonic() - began
         assert len(mailbox) == 0
 
 
