@@ -181,6 +181,8 @@ class Inbox:
         #: Called with a mailbox that nobody reads, and the seconds since it was read: again and
         #: again for as long as it is so.
         self.unread: Callable[[DirectMailbox, float], object] = lambda mailbox, seconds: None
+        #: Called with a dormant mailbox that somebody waits on.
+        self.missed: Callable[[DirectMailbox], object] = lambda mailbox: None
 
     def __repr__(self) -> str:
         return f"<Inbox {self._hub.process} channels={len(self.mailboxes)}>"
@@ -253,6 +255,9 @@ class Inbox:
                 elif mailbox.is_owned or mailbox.idle(now) > expiry:
                     self._drop(mailbox.local)
                     continue
+            if mailbox.is_dormant and loop is not None:
+                # In another thread somebody began to wait while it went dormant, and saw neither.
+                self.missed(mailbox)
             if mailbox.idle(now) > expiry:
                 mailbox.expire(now)
                 if mailbox.idle(now) > group_expiry and not mailbox.is_owned:

@@ -130,6 +130,7 @@ class Process:
         self.inbox.dropped = self._dropped
         self._dormancy = Dormancy(hub, self.groups, self.intake)
         self.inbox.unread = self._dormancy.begin
+        self.inbox.missed = self._dormancy.end
         self.correlation = self.inbox.correlation
         self._delegation = Delegation(hub, self.intake, self.correlation, require_group)
         self._delegation.handlers = {

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from channels_mpx import NoListener
+from channels_mpx.inbox import DirectMailbox
 from channels_mpx.testing import Broker
 from tests.helpers import eventually
 from tests.layers import QUICK, reading
@@ -107,6 +108,37 @@ async def test_unread_channel_of_another_loop_goes_dormant() -> None:
     assert layer.statistics().channels == 2
     over.set()
     await thread
+    assert mine
+    await layer.aclose()
+
+
+async def test_reader_that_comes_while_its_channel_goes_dormant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On another loop it may have looked just before: it is told of a gap, and hears its groups."""
+    layer = Broker().layer(**QUICK, expiry=0.2, group_expiry=0.2, on_reconnect="close")
+    mine = await layer.new_channel()  # which keeps the connection on this loop
+    plain, wanted = DirectMailbox.arrival, list[DirectMailbox]()
+
+    def late(mailbox: DirectMailbox) -> Any:
+        while mailbox in wanted and not mailbox.is_dormant:
+            time.sleep(0.01)
+        return plain(mailbox)
+
+    async def live() -> str:
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        wanted.append(layer._mailboxes[name])
+        assert (await layer.receive(name))["type"] == "close"
+        await layer.group_send("room", {"type": "fresh"})
+        message = await layer.receive(name)
+        return str(message["type"])
+
+    monkeypatch.setattr(DirectMailbox, "arrival", late)
+    thread = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(live())))
+    await eventually(lambda: wanted and wanted[0].is_dormant)
+    wanted.clear()
+    assert await asyncio.wait_for(thread, 20) == "fresh"
     assert mine
     await layer.aclose()
 
