@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
