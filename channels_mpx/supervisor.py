@@ -116,6 +116,8 @@ class Supervisor:
         self._is_refused = False
         #: Whether the loop was found stopped, and the next home has begun.
         self._is_forsaken = False
+        #: Whether it was cancelled, so that a link that is dialled all the same has no use.
+        self._has_given_up = False
         #: Whether the last attempt failed, which was logged.
         self._has_failed = False
         self._changed = asyncio.Event()
@@ -229,7 +231,9 @@ class Supervisor:
     async def _hand_over(self) -> None:
         """The loop ends: leave to the next home what was not sent, and end what was."""
         self.home.refuse()
-        self.traffic.close(HandedOver(address=self._dialer.address, seconds=0, reason="its event loop ended"))
+        self.traffic.close(
+            HandedOver(address=self._dialer.address, seconds=0, reason="its event loop ended")
+        )
         await self._drain(HANDOVER)
         await asyncio.sleep(0)  # whoever has got a reply has a turn to end
         await self.home.cancel()
@@ -287,26 +291,34 @@ class Supervisor:
             link.discard()
         return link
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> None:
         """Dial in a task of its own, which is cancelled until it has ended."""
-        dialling = self.loop.create_task(self._dialer.dial(self.traffic))
+        dialling = self.loop.create_task(self._dial_and_begin())
         dialling._log_destroy_pending = False  # type: ignore[attr-defined]
         try:
             await asyncio.wait([dialling])
-        except asyncio.CancelledError:  # what was dialled all the same has no use
-            dialling.add_done_callback(_hang_up)
+        except asyncio.CancelledError:
+            self._has_given_up = True
             while not dialling.done():
                 dialling.cancel()
                 await asyncio.wait([dialling], timeout=INSIST)
             raise
-        return dialling.result()
+        dialling.result()
+
+    async def _dial_and_begin(self) -> None:
+        """Make a link and use it, in the very turn in which it begins to tell what it reads."""
+        began = time.monotonic()
+        link = await self._dialer.dial(self.traffic)
+        if self._has_given_up:  # a cancellation was swallowed on the way
+            link.lose(CLOSED)
+        else:
+            self._begin(link, began)
 
     async def _dial(self) -> bool:
         """Try once to make a link; return whether there is one."""
         self._changed.clear()
-        began = time.monotonic()
         try:
-            link = await self._connect()
+            await self._connect()
         except (exceptions.LinkUnavailable, exceptions.LinkRefused) as error:
             if error.reason != self._counters.last_error:
                 logger.warning(
@@ -324,6 +336,15 @@ class Supervisor:
                 # Waiting would not help whoever has just configured it wrongly.
                 self.traffic.fail(error)
             return False
+        return True
+
+    def _begin(self, link: Link, began: float) -> None:
+        """Use a new link.
+
+        Args:
+            link: The link.
+            began: When dialling began, in seconds of `time.monotonic`.
+        """
         is_warned, self._is_refused = self._has_failed and not self._gap.is_open, False
         self._has_failed = False
         self._counters.linked()
@@ -337,7 +358,6 @@ class Supervisor:
         wanted = self.traffic.begin(link)
         self._pulse.start(link, began)
         self._close_gap(self._gap.linked(self._counters.epoch, wanted))
-        return True
 
     async def _drain(self, seconds: float) -> None:
         """Give the replies that are under way a moment."""
@@ -357,9 +377,3 @@ class Supervisor:
     def _tick(self) -> None:
         self._listener.tick()
         self._ticker = self.loop.call_later(self._options.expiry / 4, self._tick)
-
-
-def _hang_up(dialling: asyncio.Task[Link]) -> None:
-    """Close a link that nobody waits for any more."""
-    if not dialling.cancelled() and dialling.exception() is None:
-        dialling.result().lose(CLOSED)
