@@ -98,7 +98,7 @@ class Activation:
             try:
                 return await self._hub.call(self._until_active_at_home, receiving=True)
             except exceptions.LinkLost as error:  # home has moved on
-                logger.debug("%s is not active yet: %s", self._explain(), error)
+                logger.debug("channels_mpx: %s is not active yet: %s", self._explain(), error)
 
     async def _until_active_at_home(self) -> None:
         while not self._is_closed:
@@ -112,7 +112,7 @@ class Activation:
                 # Redis confirms in the order in which it is asked: the last one is the last.
                 await self._hub.join(missing[-1], self._subscriber)
             except (exceptions.LinkUnavailable, exceptions.NotConfirmed) as error:
-                logger.debug("%s is not active yet: %s", self._explain(), error)
+                logger.debug("channels_mpx: %s is not active yet: %s", self._explain(), error)
 
     def _require_open(self) -> None:
         if self._is_closed:

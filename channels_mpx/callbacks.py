@@ -76,9 +76,9 @@ async def call(owner: object, callback: Callable[..., Any], *args: Any) -> None:
     except (asyncio.CancelledError, _AwaitedCancelled) as error:
         if isinstance(error, asyncio.CancelledError) and _is_cancelled():
             raise
-        logger.warning("! a callback of %r awaited what was cancelled", owner)
+        logger.warning("channels_mpx: a callback of %r awaited what was cancelled", owner)
     except Exception:  # a user's callback may raise anything
-        logger.warning("! a callback of %r failed", owner, exc_info=True)
+        logger.warning("channels_mpx: a callback of %r failed", owner, exc_info=True)
 
 
 class _AwaitedCancelled(Exception):

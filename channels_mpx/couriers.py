@@ -147,7 +147,9 @@ class Courier:
                 try:
                     job()
                 except Exception:  # one job must not cost the others their turn
-                    logger.exception("! a job failed")
+                    logger.exception(
+                        "channels_mpx: internal error in a call handed over by another thread"
+                    )
         finally:
             self._is_delivering = False
 

@@ -189,7 +189,10 @@ class Delegation:
         self._correlation.bounce(header[4], FULL)
         now = time.monotonic()
         if now - self._last_refusal >= EPISODE:
-            logger.warning("! refusing requests of other processes: %d wait already", MAX_WAITING)
+            logger.warning(
+                "channels_mpx: refusing membership requests of other processes: %d wait already",
+                MAX_WAITING,
+            )
         self._last_refusal = now
 
     def _refuse_stale(self, header: Envelope, age: float) -> None:
@@ -199,7 +202,7 @@ class Delegation:
         now = time.monotonic()
         if now - self._last_stale >= EPISODE:
             logger.warning(
-                "! refusing requests of other processes: one is %.0f s old by its sender's clock, "
+                "channels_mpx: refusing membership requests of other processes: one is %.0f s old by its sender's clock, "
                 "timeout is %g s; the clocks differ, or somebody repeats old ones",
                 age,
                 self._hub.options.timeout,
@@ -264,4 +267,8 @@ class Delegation:
         try:
             await self._correlation.answer(back, reply)
         except exceptions.LinkError as error:
-            logger.info("could not answer process %s: %s", back.process, error)
+            logger.info(
+                "channels_mpx: could not answer the membership request of process %s: %s",
+                back.process,
+                error,
+            )

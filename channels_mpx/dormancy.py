@@ -51,7 +51,7 @@ class Dormancy:
         mailbox.dormant_since = time.monotonic(), datetime.now(timezone.utc)
         self._intake.tally.dormant += 1
         logger.warning(
-            "! %s has not been read for %.0f s: it leaves its groups until it is read again",
+            "channels_mpx: channel %s has not been read for %.0f s; it leaves its groups until it is read again",
             mailbox.name,
             seconds,
         )

@@ -232,7 +232,8 @@ class Groups:
         """End a group whose channel Redis refuses; who was in it is told by the log."""
         if any(group.members.values()):
             logger.warning(
-                "! the members of the group %s get no messages any more", escape(group.name)
+                "channels_mpx: Redis refuses group %s; its members get no messages any more",
+                escape(group.name),
             )
         for mailbox in tuple(group.members):
             self.discard(group.name, mailbox)

@@ -112,6 +112,6 @@ class Intake:
         now = time.monotonic()
         if now - self._last_garbage >= EPISODE:
             where = shorten(channel)
-            logger.warning("! dropped what came for %s: %s", where, error)
+            logger.warning("channels_mpx: dropped a malformed message for %s: %s", where, error)
             self.noticed(where, str(error))
         self._last_garbage = now

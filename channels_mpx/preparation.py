@@ -210,7 +210,7 @@ class Preparation:
         """Say once that consumers cannot handle a message, which `receive` may well give."""
         self._has_warned = True
         logger.warning(
-            "! sent to %s without a 'type': a consumer that gets it fails. Name its handler, as in "
+            "channels_mpx: a message without a 'type' was sent to %s: a consumer that gets it fails. Name its handler, as in "
             "{'type': 'chat.message'}",
             shorten(name),
         )

@@ -361,7 +361,7 @@ class Process:
     def overflowed(self, mailbox: Mailbox) -> None:
         """See `Observer.overflowed`."""
         logger.warning(
-            "! %s is full (%d messages): dropping what comes until its consumer has caught up",
+            "channels_mpx: channel %s is full (%d messages); dropping what comes until its consumer has caught up",
             mailbox.name,
             len(mailbox),
         )
@@ -369,4 +369,8 @@ class Process:
 
     def relieved(self, mailbox: Mailbox, dropped: int) -> None:
         """See `Observer.relieved`."""
-        logger.warning("= %s has caught up; %d messages were dropped", mailbox.name, dropped)
+        logger.warning(
+            "channels_mpx: channel %s has caught up; %d messages were dropped",
+            mailbox.name,
+            dropped,
+        )

@@ -48,9 +48,11 @@ class Refusals:
         text = str(error)
         if text not in self._logged and len(self._logged) < MOST_LOGGED:
             self._logged.add(text)
-            logger.warning("! %s", error)
+            logger.warning("channels_mpx: %s", error)
             if len(self._logged) == MOST_LOGGED:
-                logger.warning("! what else Redis refuses on this link is only counted")
+                logger.warning(
+                    "channels_mpx: what else Redis refuses on this connection is only counted"
+                )
         code = error.code if isinstance(error, exceptions.CommandRefused) else ""
         self._counters.refusal(code)
         return code

@@ -79,15 +79,17 @@ class _Tie(Tie):
             "overflow", channel=self.name, waiting=waiting, subscription=handle
         )
         if mailbox.policy is not Overflow.CLOSE:
-            logger.warning("! %r is full: dropping messages", handle)
+            logger.warning("channels_mpx: %r is full; dropping messages", handle)
             return
-        logger.warning("! %r is full: closing it", handle)
+        logger.warning("channels_mpx: %r is full; closing it", handle)
         handle._overflow(waiting)
 
     def relieved(self, mailbox: Mailbox, dropped: int) -> None:
         """See `Observer.relieved`."""
         if mailbox.policy is not Overflow.CLOSE:
-            logger.warning("= %r has caught up; %d messages were dropped", self._handle, dropped)
+            logger.warning(
+                "channels_mpx: %r has caught up; %d messages were dropped", self._handle, dropped
+            )
 
 
 class _Ear(Reception):

@@ -205,7 +205,9 @@ class Supervisor:
                     if await self._dial() and not self.is_leaving:
                         await self._changed.wait()
                 except Exception:  # whatever it is, the process must not stay without a link
-                    logger.exception("! the supervisor stumbled")
+                    logger.exception(
+                        "channels_mpx: internal error of the Redis connection; reconnecting"
+                    )
                     self.traffic.lose("an error of our own", Loss.INTERNAL)
                 if self.traffic.link is not None:
                     break  # told to leave, with a link on which what is under way can end
@@ -270,9 +272,13 @@ class Supervisor:
             is_missed: Whether anybody is left who would miss the connection.
         """
         if is_missed:
-            logger.warning("x the event loop of the connection stopped without ending its tasks")
+            logger.warning(
+                "channels_mpx: the event loop of the Redis connection stopped without ending its tasks; reconnecting on another"
+            )
         else:
-            logger.info("x the event loop of the connection stopped; nobody is left on it")
+            logger.info(
+                "channels_mpx: the event loop of the Redis connection stopped; nobody used it any more"
+            )
         self.is_leaving = self._is_forsaken = True
         link = self._retire("its event loop stopped")
         self._let_go()

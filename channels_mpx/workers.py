@@ -146,7 +146,11 @@ class Queue:
         popper = self._popper
         if popper is not None and popper.get_loop() is not asyncio.get_running_loop():
             # Its home ended without ending it: what it may have popped went with the connection.
-            logger.info("popping from %s: %s", escape(self.channel), "its event loop ended")
+            logger.info(
+                "channels_mpx: stopped taking messages from worker channel %s: %s",
+                escape(self.channel),
+                "its event loop ended",
+            )
             popper = None
         if popper is None:
             self._popper = self._workers.start(self._pop())
@@ -171,7 +175,11 @@ class Queue:
                 self._fail(error)
         except exceptions.LinkError as error:
             # A message may have been popped and lost with the link: at most once.
-            logger.info("popping from %s: %s", escape(self.channel), error)
+            logger.info(
+                "channels_mpx: stopped taking messages from worker channel %s: %s",
+                escape(self.channel),
+                error,
+            )
         finally:
             if self._popper is asyncio.current_task():
                 self._popper = None
@@ -420,7 +428,11 @@ class Workers:
 
     def _count_lost(self, channel: str, reason: object) -> None:
         self._intake.tally.unknown += 1
-        logger.warning("! a message for %s could not be given back: %s", escape(channel), reason)
+        logger.warning(
+            "channels_mpx: a message for worker channel %s could not be given back and is lost: %s",
+            escape(channel),
+            reason,
+        )
 
     def tick(self) -> None:
         """Take back what the dead were given, and leave the queues that nobody reads any more.

@@ -141,6 +141,7 @@ def test_logging_lists_every_record() -> None:
         for level, text in re.findall(r"^\| ([A-Z]+) \| `(.+?)` \|", section, re.MULTILINE)
     }
     assert shown == {record for path in PACKAGE.rglob("*.py") for record in logged(path)}
+    assert [text for *_, text in shown if not text.startswith("channels_mpx: ")] == []
 
 
 # Explanation

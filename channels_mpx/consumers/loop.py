@@ -308,7 +308,10 @@ class ConsumerLoop:
         try:
             await self._consumer.channel_layer.reply_error(request, error)
         except Exception:  # whatever it is, it must not take the place of the handler's error
-            logger.warning("! could not tell who asked that a handler failed", exc_info=True)
+            logger.warning(
+                "channels_mpx: could not tell the sender of a request that its handler failed",
+                exc_info=True,
+            )
 
     def _request(self) -> Event | None:
         message = self._message()

@@ -56,16 +56,22 @@ def explain(consumer: type, topics: Sequence[Topic], error: exceptions.LinkError
     name = consumer.__qualname__
     if not topics:
         if _begins_episode(consumer, logging.WARNING):
-            logger.warning("! %s turns clients away, it cannot have a channel: %s", name, error)
+            logger.warning(
+                "channels_mpx: %s turns clients away, it cannot have a channel: %s", name, error
+            )
         return
     names = ", ".join(repr(text_of(topic.name)) for topic in topics[:NAMED])
     if len(topics) > NAMED:
         names += f" and {len(topics) - NAMED} more"
     if is_denied(error):
         if _begins_episode(consumer, logging.ERROR):
-            logger.error("! %s turns clients away, Redis forbids it %s: %s", name, names, error)
+            logger.error(
+                "channels_mpx: %s turns clients away, Redis forbids it %s: %s", name, names, error
+            )
     elif _begins_episode(consumer, logging.WARNING):
-        logger.warning("! %s turns clients away, it cannot subscribe to %s: %s", name, names, error)
+        logger.warning(
+            "channels_mpx: %s turns clients away, it cannot subscribe to %s: %s", name, names, error
+        )
 
 
 def _begins_episode(consumer: type, level: int) -> bool:

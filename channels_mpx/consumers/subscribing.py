@@ -150,7 +150,7 @@ def _warn_of_globs(consumer: type, topics: Iterable[Topic]) -> None:
         if topic.kind is Kind.CHANNEL and b"*" in topic.name and consumer not in _warned:
             _warned.add(consumer)
             logger.warning(
-                "! %s subscribes to the channel %r, which has *: did you mean psubscribe?",
+                "channels_mpx: %s subscribes to the channel %r, which has *: did you mean psubscribe?",
                 consumer.__qualname__,
                 text_of(topic.name),
             )

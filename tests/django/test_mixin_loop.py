@@ -284,7 +284,7 @@ async def test_asker_is_told_of_an_error(
     with pytest.raises(ZeroDivisionError) as caught:
         await client.end()
     assert told == [("fail", caught.value)]
-    assert ("could not tell who asked" in caplog.text) is not is_told
+    assert ("could not tell the sender of a request" in caplog.text) is not is_told
 
 
 @pytest.mark.parametrize("type_", ["stop", "drop", "fail"])

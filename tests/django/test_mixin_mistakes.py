@@ -127,7 +127,7 @@ async def test_glob_that_is_taken_literally(
     (record,) = [record for record in caplog.records if record.name == "channels_mpx.consumers"]
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"! {Rooms.__qualname__} subscribes to the channel 'room.*', which has *: "
+        f"channels_mpx: {Rooms.__qualname__} subscribes to the channel 'room.*', which has *: "
         "did you mean psubscribe?"
     )
 

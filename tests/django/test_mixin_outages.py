@@ -75,8 +75,8 @@ async def test_clients_are_turned_away(
     with pytest.raises((LinkUnavailable, LinkRefused)):
         await job.end()
     first, second = said(caplog)
-    assert first.startswith("! Chat turns clients away, it cannot have a channel: ")
-    assert second.startswith("! Page turns clients away, it cannot have a channel: ")
+    assert first.startswith("channels_mpx: Chat turns clients away, it cannot have a channel: ")
+    assert second.startswith("channels_mpx: Page turns clients away, it cannot have a channel: ")
 
 
 async def test_clients_of_sync_consumers(refusing: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,7 +71,11 @@ async def test_payloads(
             assert layer.statistics().dropped["malformed"] == number
     place.publish("one", good)
     assert await asyncio.wait_for(heard.get(), 10) == (b"one", value)
-    logged = [record for record in caplog.records if "dropped what came for one" in record.message]
+    logged = [
+        record
+        for record in caplog.records
+        if "dropped a malformed message for one" in record.message
+    ]
     assert len(logged) == (bad is not None)
     assert all(f"the payload is not {payload!r}" in record.message for record in logged)
     await client.leave()
@@ -92,10 +96,12 @@ async def test_a_publisher_writes_no_records(
     client = await Client(Reading).connect()
     place.publish("news.x: bad\nCRITICAL admin logged in \x1b[31m\u202e", "{")
     await eventually(lambda: layer.statistics().dropped["malformed"] == 1)
-    (line,) = (each.message for each in caplog.records if "dropped what came" in each.message)
+    (line,) = (
+        each.message for each in caplog.records if "dropped a malformed message" in each.message
+    )
     assert line.isprintable()
     assert line.startswith(
-        r"! dropped what came for news.x: bad\nCRITICAL admin logged in \x1b[31m"
+        r"channels_mpx: dropped a malformed message for news.x: bad\nCRITICAL admin logged in \x1b[31m"
     )
     await client.leave()
 

@@ -254,7 +254,7 @@ async def test_dormancy_is_counted_logged_and_told(
             assert layer.statistics().dormant == episode
         records = [row for row in caplog.messages if "leaves its groups" in row]
         assert len(records) == 2
-        assert records[0].startswith(f"! {channel} has not been read for ")
+        assert records[0].startswith(f"channels_mpx: channel {channel} has not been read for ")
 
 
 async def test_gap_of_the_connection_while_dormant_is_one_with_it(

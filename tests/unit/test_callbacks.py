@@ -79,7 +79,7 @@ async def test_what_a_callback_raises_is_logged(caplog: pytest.LogCaptureFixture
     for callback in (fail, fail_later):
         await call(OWNER, callback, b"secret")
     assert [record.getMessage() for record in caplog.records] == [
-        "! a callback of '<the owner>' failed"
+        "channels_mpx: a callback of '<the owner>' failed"
     ] * 2
     assert "ZeroDivisionError: sync" in caplog.text
     assert "ZeroDivisionError: async" in caplog.text
@@ -105,7 +105,7 @@ async def test_callback_that_awaited_what_was_cancelled(caplog: pytest.LogCaptur
 
     await call(OWNER, on_message)
     assert [record.getMessage() for record in caplog.records] == [
-        "! a callback of '<the owner>' awaited what was cancelled"
+        "channels_mpx: a callback of '<the owner>' awaited what was cancelled"
     ]
 
 

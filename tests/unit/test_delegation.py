@@ -73,7 +73,7 @@ async def test_owner_that_may_not_answer_logs_it(
         channel = await owner.new_channel()
         with pytest.raises(NotConfirmed):
             await layer.group_add("room", channel)
-        assert "could not answer process" in caplog.text
+        assert "could not answer the membership request of process" in caplog.text
         assert owner.statistics().groups == 1
 
 
@@ -168,8 +168,10 @@ async def test_flood_of_requests_is_bounded(caplog: pytest.LogCaptureFixture) ->
         assert owner._process._delegation.load == (MAX_UNDER_WAY, MAX_WAITING)
         assert len(asyncio.all_tasks()) <= before + MAX_UNDER_WAY
         assert owner.statistics().dropped["full"] == 300
-        refusals = [each for each in caplog.messages if "refusing requests" in each]
-        assert refusals == [f"! refusing requests of other processes: {MAX_WAITING} wait already"]
+        refusals = [each for each in caplog.messages if "refusing membership requests" in each]
+        assert refusals == [
+            f"channels_mpx: refusing membership requests of other processes: {MAX_WAITING} wait already"
+        ]
         await eventually(lambda: owner._process._delegation.load == (0, 0), 30)
         assert owner.statistics().groups == 1
         # Nobody was there for any of the answers.

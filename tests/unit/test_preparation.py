@@ -21,5 +21,5 @@ async def test_message_without_a_type_is_told_once(caplog: pytest.LogCaptureFixt
     assert await receive(layer, channel) == {"type": "x"}
     assert await receive(layer, channel) == {"text": "x"}
     (line,) = [text for text in caplog.messages if "without a 'type'" in text]
-    assert line.startswith("! sent to mpx:group:room without")
+    assert line.startswith("channels_mpx: a message without a 'type' was sent to mpx:group:room: ")
     await layer.aclose()

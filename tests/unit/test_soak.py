@@ -158,8 +158,14 @@ def test_messages_that_died_with_the_server_are_not_missing() -> None:
             "12:00:00 channels_mpx.multiplexer channels_mpx: Redis connection to 127.0.0.1:1 lost",
             True,
         ),
-        ("12:00:00 channels_mpx.layer ! a.b is full (5 messages): dropping", True),
-        ("12:00:00 channels_mpx.layer popping from work: lost", True),
+        (
+            "12:00:00 channels_mpx.layer channels_mpx: channel a.b is full (5 messages); dropping",
+            True,
+        ),
+        (
+            "12:00:00 channels_mpx.layer channels_mpx: stopped taking messages from worker channel work: lost",
+            True,
+        ),
         ("12:00:00 asyncio Task was destroyed but it is pending!", False),
         ("Traceback (most recent call last):", False),
     ],

@@ -31,7 +31,7 @@ async def test_drop_oldest_keeps_the_newest(
     assert (subscription.waiting, subscription.dropped, subscription.delivered) == (3, 7, 0)
     got = [await subscription.get_message(0) for _ in range(3)]
     assert [message.payload for message in got if message] == [b"7", b"8", b"9"]
-    assert caplog.text.count("is full: dropping messages") == 1
+    assert caplog.text.count("is full; dropping messages") == 1
     assert caplog.text.count("has caught up; 7 messages were dropped") == 1
 
 

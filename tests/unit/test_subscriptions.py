@@ -288,7 +288,7 @@ async def test_overflow_is_counted_and_logged_once(
     gate.set()
     await eventually(lambda: "has caught up; 14 messages were dropped" in caplog.text)
     await eventually(lambda: got == [b"%d" % number for number in range(6)])
-    assert caplog.text.count("is full: dropping messages") == 1
+    assert caplog.text.count("is full; dropping messages") == 1
 
 
 async def test_disconnect_and_activation_are_told_in_order(site: Site, mux: Multiplexer) -> None:

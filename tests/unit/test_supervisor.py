@@ -32,7 +32,9 @@ async def test_error_of_our_own_in_a_dial_is_logged_and_survived(
     monkeypatch.setattr(world, "accept", accept)
     async with Multiplexer(f"memory://{name}", **QUICK) as mux:
         assert await mux.publish("channel", "message") == 0
-    assert [record.message for record in caplog.records] == ["! the supervisor stumbled"] * 2
+    assert [record.message for record in caplog.records] == [
+        "channels_mpx: internal error of the Redis connection; reconnecting"
+    ] * 2
 
 
 async def test_error_of_our_own_on_a_new_link_ends_that_link(

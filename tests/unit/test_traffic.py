@@ -135,4 +135,6 @@ async def test_refusals_of_many_names_are_logged_for_some(
         await eventually(lambda: mux.statistics().refused == {"NOPERM": refusals.MOST_LOGGED * 3})
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == refusals.MOST_LOGGED + 1
-    assert warnings[-1] == "! what else Redis refuses on this link is only counted"
+    assert (
+        warnings[-1] == "channels_mpx: what else Redis refuses on this connection is only counted"
+    )

@@ -73,7 +73,7 @@ async def test_reader_goes_on_when_a_link_is_lost_in_a_pop(
         reader = asyncio.create_task(receive(layer, "work"))
         await eventually(lambda: layer.statistics().connection.in_flight)
         world.kill_connections()
-        await eventually(lambda: "popping from work" in caplog.text)
+        await eventually(lambda: "stopped taking messages from worker channel work" in caplog.text)
     await layer.send("work", {"number": 1})
     assert await reader == {"number": 1}
     await layer.aclose()
