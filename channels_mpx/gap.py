@@ -88,7 +88,10 @@ class Listener(Protocol):
         """Return to how many topics nothing is lost without a link. Any thread may ask."""
 
     def loop_ended(self, loop: AbstractEventLoop) -> bool:
-        """The home loop has ended; tell whether anybody is left who would miss the connection."""
+        """The home loop has ended; tell whether anybody on another loop misses the connection."""
+
+    def home_begins(self) -> bool:
+        """There is a home again, on whose loop this is; tell whether an open gap concerns anybody."""
 
 
 class Nobody:
@@ -127,6 +130,10 @@ class Nobody:
     def loop_ended(self, loop: AbstractEventLoop) -> bool:
         """See `Listener`."""
         return False
+
+    def home_begins(self) -> bool:
+        """See `Listener`."""
+        return self.is_awaited()
 
 
 class GapWatch:

@@ -350,6 +350,8 @@ class Hub:
             raise exceptions.LinkUnavailable(address=self.address, seconds=0, reason=why) from error
 
     def _move_in(self, home: Home) -> Coroutine[Any, Any, None]:
+        if not self.listener.home_begins():
+            self._gap.forget()
         life = self.life = Supervisor(
             home,
             self.options,
@@ -370,9 +372,16 @@ class Hub:
                 self.life = None
             home.refuse()
             is_missed = not life.is_leaving and self.listener.loop_ended(home.loop)
-            if not is_missed and not (life.is_leaving and self.listener.is_awaited()):
-                self._gap.forget()
             self._residence.vacate(home, is_missed)
+            if life.is_leaving and home.thread is None:
+                self._come_again(home)
+
+    def _come_again(self, home: Home) -> None:
+        """If somebody on this loop came while the connection was being closed: connect again."""
+        is_held = self._hold is None or self._hold() is not None
+        if is_held and self.listener.is_awaited():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                home.loop.call_soon(self.keep_alive)
 
     def _leave(self, home: Home) -> None:
         life = self.life
@@ -388,10 +397,8 @@ class Hub:
     def _forsake(self) -> None:
         life, self.life = self.life, None
         if life is not None:
-            is_missed = self.listener.loop_ended(life.loop)
-            life.forsake(is_missed)
-            if not is_missed:
-                self._gap.forget()
+            self.listener.loop_ended(life.loop)
+            life.forsake(self.listener.is_awaited())
 
     def _lost(self, reason: str) -> exceptions.LinkLost:
         return exceptions.LinkLost(address=self.address, reason=reason)

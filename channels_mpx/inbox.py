@@ -299,6 +299,16 @@ class Inbox:
         for mailbox in self._by_local.values():
             mailbox.clear()
 
+    def is_attended_outside(self, ended: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether a channel has a consumer on another loop than this, which has ended."""
+        for mailbox in tuple(self._by_local.values()):
+            if mailbox.loop is not ended and not mailbox.loop.is_closed():
+                return True
+            waits_on = mailbox.living_loop()
+            if waits_on is not None and waits_on is not ended:
+                return True
+        return False
+
     def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that a home loop has ended or stopped: what was asked there gets no answer.
 

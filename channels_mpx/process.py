@@ -287,11 +287,20 @@ class Process:
         self.registry.tick()
 
     def loop_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """See `Listener.loop_ended`: its consumers are gone, and channels that nobody holds."""
-        self.inbox.sweep()
+        """See `Listener.loop_ended`: its consumers are gone.
+
+        A channel that was made there lives on as long as its name, but nobody waits or works on it
+        until another loop does.
+        """
         self.inbox.forget_loop(loop)
         is_outlived = self.registry.loop_ended(loop)
-        return is_outlived or self.is_awaited()
+        is_attended = self.inbox.is_attended_outside(loop) or self.workers.is_attended_outside(loop)
+        return is_outlived or is_attended
+
+    def home_begins(self) -> bool:
+        """See `Listener.home_begins`."""
+        self.inbox.sweep()
+        return self.is_awaited()
 
     def linked(self, epoch: int) -> None:
         """See `Listener.linked`."""

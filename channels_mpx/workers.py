@@ -13,8 +13,9 @@ import contextlib
 import logging
 import math
 import time
+import weakref
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from . import exceptions
@@ -106,13 +107,14 @@ class Queue:
 
     Attributes:
         taken: Messages that readers got.
+        joining: How many are about to read, and wait for the first connection of the process.
     """
 
     def __init__(self, workers: Workers, channel: str) -> None:
         self._workers = workers
         self.channel = channel
         self.topic = Topic(Kind.CHANNEL, workers.hub.names.bell(channel))
-        self.taken = 0
+        self.taken = self.joining = 0
         #: Those for whom nothing was popped yet.
         self._waiting: deque[Reader] = deque()
         #: Those who were given a job, until they have taken it.
@@ -122,6 +124,8 @@ class Queue:
         #: How many have gone off with a message whose task ended with `receive`.
         self._at_work = 0
         self._last_taken = -math.inf
+        #: Where the last message was taken.
+        self._last_loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
         self._popper: asyncio.Task[None] | None = None
         #: The home on which a timer is about to look for readers.
         self._lingering: asyncio.AbstractEventLoop | None = None
@@ -228,6 +232,7 @@ class Queue:
         """A reader has its job; on the reader's loop. Its task is at work now."""
         self._given.discard(reader)
         self._last_taken = time.monotonic()
+        self._last_loop = weakref.ref(reader.loop)
         task = reader.task
         if task is None or task not in self._tasks:
             reader.loop.call_soon(self._goes_off, task)
@@ -252,12 +257,20 @@ class Queue:
 
     def is_attended(self, expiry: float) -> bool:
         """Tell whether anybody reads, or is at work, for ``expiry`` seconds at most."""
-        if self._waiting or self._given:
+        if self._waiting or self._given or self.joining:
             return True
         if time.monotonic() - self._last_taken > expiry:
             self._at_work = 0
             return False
         return self._at_work > 0 or bool(self._tasks)
+
+    def is_attended_outside(self, ended: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether anybody reads, or is at work, on another loop than this, which has ended."""
+        loops = [reader.loop for reader in (*self._waiting, *self._given)]
+        loops += [task.get_loop() for task in tuple(self._tasks)]
+        if self._at_work and (last := self._last_loop()) is not None:
+            loops.append(last)
+        return any(loop is not ended and not loop.is_closed() for loop in loops)
 
     def sweep(self) -> None:
         """Take back what was given to those whose loops were closed, and forget them."""
@@ -379,7 +392,11 @@ class Workers:
         """
         queue = self._queue(channel)
         if not self.hub.has_been_linked:
-            await self.hub.join(queue.topic, queue)
+            queue.joining += 1
+            try:
+                await self.hub.join(queue.topic, queue)
+            finally:
+                queue.joining -= 1
 
     def _queue(self, channel: str) -> Queue:
         queue = self._queues.get(channel)
@@ -454,6 +471,11 @@ class Workers:
     def taken(self) -> int:
         """How many messages the readers of the present queues have got."""
         return sum(queue.taken for queue in tuple(self._queues.values()))
+
+    def is_attended_outside(self, ended: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether a queue has a reader on another loop than this, which has ended."""
+        queues = tuple(self._queues.values())
+        return any(queue.is_attended_outside(ended) for queue in queues)
 
     def is_awaited(self) -> bool:
         """Tell whether anybody reads from any queue: waits, or works on what it has got."""
