@@ -223,7 +223,10 @@ class Residence:
                         if keep_alive:
                             self._settle_in_background()
                 except NoHome as error:  # the next call will find one
-                    logger.warning("channels_mpx: no event loop for the connection: %s", error)
+                    logger.warning(
+                        "channels_mpx: no thread for the Redis connection (%s); the next call tries again",
+                        error,
+                    )
                 finally:
                     self._lock.release()
 

@@ -454,7 +454,7 @@ async def test_loop_that_ends_when_no_other_can_be_started_ends_well(
         monkeypatch.setattr(hub._residence, "_settle_in_background", refuse)
 
     await asyncio.to_thread(asyncio.run, live())
-    assert "no event loop for the connection: no thread" in caplog.text
+    assert "no thread for the Redis connection (no thread)" in caplog.text
     monkeypatch.undo()
     assert await ping(hub) == b"PONG"
     await hub.aclose()
