@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from . import exceptions
 from .couriers import Courier, JobAbandoned, LoopIsGone, Outcome, courier_to
 
-__all__ = ["HandedOver", "Home", "continued", "left_of"]
+__all__ = ["HandedOver", "Home", "continued", "hide", "left_of"]
 
 T = TypeVar("T")
 
@@ -55,6 +55,13 @@ def left_of(seconds: float) -> float:
     """Return what is left of a time limit for the running job: it counts from its first home on."""
     began = _began.get()
     return seconds if began is None else max(0.0, began + seconds - monotonic())
+
+
+def hide(task: asyncio.Task[T]) -> asyncio.Task[T]:
+    """Have nobody cancel a task who ends all tasks of its loop, and does not mean it; return it."""
+    _unregister_task(task)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    return task
 
 
 class Home:
@@ -187,9 +194,7 @@ class Home:
             settle(None, error)
             return
         if isinstance(future, asyncio.Task):
-            # It belongs to another thread: whoever ends all tasks of this loop does not mean it.
-            _unregister_task(future)
-            future._log_destroy_pending = False  # type: ignore[attr-defined]
+            hide(future)  # it belongs to another thread
         begun.append(future)
         self._under_way[future] = settle
         future.add_done_callback(report)

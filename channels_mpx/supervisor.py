@@ -52,6 +52,9 @@ DRAIN = 1.0
 #: Seconds that a supervisor whose loop ends waits for them: callers in other threads wait for it.
 HANDOVER = 0.2
 
+#: Turns of the loop for whoever has got a reply, to end or to give back what it was sent in vain.
+TURNS = 3
+
 #: Seconds between two attempts to cancel a dialler: before Python 3.12 `asyncio.wait_for`, which
 #: redis-py uses, may swallow one.
 INSIST = 0.05
@@ -126,6 +129,11 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.traffic!r}>"
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether this home is about to end: what takes more than one command is for the next one."""
+        return self.is_leaving or self.home.is_ending
 
     @property
     def is_needed(self) -> bool:
@@ -374,6 +382,8 @@ class Supervisor:
             if not last.done() or last.exception() is not None:
                 last.cancel()
                 return
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
 
     def _delays(self, least: float = 0.0) -> Iterator[float]:
         """Return pauses between attempts, which grow to the option, and to ``least`` at least."""

@@ -21,6 +21,7 @@ from typing import Any
 from . import exceptions
 from .envelope import Form
 from .escaping import escape
+from .home import HandedOver, hide
 from .hub import Hub
 from .intake import Intake
 from .names import Kind, Topic
@@ -145,7 +146,7 @@ class Queue:
 
     def pump(self) -> None:
         """Pop if somebody waits and nobody pops yet on this loop."""
-        if not self._is_active or not self.demand:
+        if not self._is_active or not self.demand or not self._workers.is_home:
             return
         popper = self._popper
         if popper is not None and popper.get_loop() is not asyncio.get_running_loop():
@@ -169,8 +170,8 @@ class Queue:
                     self._workers.hub.tell(self._hand_over, Job(entry))
                 elif not self._has_rung:
                     return
-                if self._popper is not asyncio.current_task():
-                    return  # this loop stood still, and home is elsewhere now
+                if not self._workers.is_home or self._popper is not asyncio.current_task():
+                    return  # home ends, or this loop stood still, and home is elsewhere now
         except exceptions.CommandRefused as error:
             if error.code in PASSING:
                 # Scripts are tried again until their deadline, but a reader has none.
@@ -417,14 +418,17 @@ class Workers:
             return
         if self._returning is not None and self._returning[1] is not life.loop:
             channel, self._returning = self._returning[0], None
-            self._count_lost(channel, "its event loop ended")
+            if channel:  # else it had not begun
+                self._count_lost(channel, "its event loop ended")
         if self._returns and self._returning is None:
             self._returning = ("", life.loop)
             self.start(self._return(life.loop))
 
     async def _return(self, loop: asyncio.AbstractEventLoop) -> None:
         names = self.hub.names
-        while self._returns:
+        if self._returning == ("", loop):
+            self._returning = None
+        while self._returns and self._is_on(loop):  # what is left is for the next home
             channel, job = self._returns.popleft()
             self._returning = mine = (channel, loop)
             arguments = (names.bell(channel), job.entry)
@@ -432,6 +436,9 @@ class Workers:
             try:
                 if await self.hub.run(UNPOP, (names.queue(channel),), arguments) < 0:
                     self._intake.tally.expired += 1
+            except HandedOver:  # nothing was sent
+                self._returns.appendleft((channel, job))
+                return
             except exceptions.LinkError as error:
                 reason = error
             except asyncio.CancelledError:
@@ -493,9 +500,23 @@ class Workers:
         self._intake.tally.delivered += queue.taken
         self.hub.leave(queue.topic, queue)
 
+    @property
+    def is_home(self) -> bool:
+        """Whether the running loop is home and goes on being it: a home that ends pops no more."""
+        life = self.hub.life
+        return life is not None and not life.is_ending and self._is_on(asyncio._get_running_loop())
+
+    def _is_on(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        life = self.hub.life
+        return life is not None and life.loop is loop
+
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine in the background, and keep it from being collected."""
-        task = asyncio.ensure_future(work)
+        """Run a coroutine in the background, and keep it from being collected.
+
+        It ends with the connection: whoever ends all tasks of this loop must not cancel it while
+        what it has popped is on its way.
+        """
+        task = hide(asyncio.ensure_future(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

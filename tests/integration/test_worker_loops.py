@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -212,3 +213,33 @@ async def test_worker_that_is_at_work_is_still_a_listener(redis_server: RedisSer
         assert "cmdstat_unsubscribe" not in calls
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["reading", "gone"])
+async def test_what_is_popped_while_an_event_loop_ends_is_not_lost(
+    redis_server: RedisServer, reads: bool
+) -> None:
+    """However many turns after the bell it ends, a job is for a reader of the next loop."""
+    layer = MultiplexedChannelLayer(hosts=[redis_server.url], timeout=20)
+
+    async def first(number: int) -> asyncio.Future[Any]:
+        reader = asyncio.ensure_future(layer.receive("jobs"))
+        await eventually(lambda: wanted(layer) == 1)
+        await layer.send("jobs", {"type": "job", "number": number})
+        if not reads:
+            reader.cancel()
+        for _ in range(number):
+            await asyncio.sleep(0)
+        return reader
+
+    async def second(number: int) -> None:
+        message = await receive(layer, "jobs")
+        assert message["number"] == number
+
+    def live() -> None:
+        for number in range(12):
+            if asyncio.run(first(number)).cancelled():
+                asyncio.run(second(number))
+
+    await asyncio.to_thread(live)
+    assert sum(layer.statistics().dropped.values()) == 0
