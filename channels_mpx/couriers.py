@@ -91,8 +91,9 @@ class Courier:
             try:
                 self._is_called = True
                 self._wake()
-            except BaseException:  # a signal handler has raised: whoever comes next wakes the loop
+            except BaseException:  # a signal handler has raised
                 self._is_called = False
+                self._wake()  # others have posted meanwhile and rely on this call
                 raise
             finally:
                 self._calling.remove(me)

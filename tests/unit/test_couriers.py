@@ -68,6 +68,28 @@ async def test_post_that_a_signal_handler_cuts_short_does_not_silence_the_next(
     await eventually(lambda: got == ["first", "second"])
 
 
+async def test_handler_that_raises_in_a_post_costs_other_threads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread that posts meanwhile relies on the interrupted call, and need not post again."""
+    loop = asyncio.get_running_loop()
+    courier, got, wake = Courier(loop), list[str](), loop.call_soon_threadsafe
+    threads = [threading.Thread(target=courier.post, args=(lambda: got.append("other"),))]
+
+    def interrupted(*arguments: Any) -> Any:
+        if not threads:
+            return wake(*arguments)
+        thread = threads.pop()
+        thread.start()
+        thread.join()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        courier.post(lambda: got.append("mine"))
+    await eventually(lambda: got == ["mine", "other"])
+
+
 def test_closed_loop_takes_no_jobs() -> None:
     """A courier to a loop that is closed says so, every time, and keeps nothing."""
     loop = asyncio.new_event_loop()
