@@ -116,7 +116,7 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     @property
     def sync(self) -> SyncVerbs:
-        """The verbs for code without an event loop: ``layer.sync.group_send(group, message)``."""
+        """The methods for code without an event loop, as in ``layer.sync.group_send(g, message)``."""
         return SyncVerbs(self._preparation, self._hub, self)
 
     # Names

@@ -92,7 +92,7 @@ class Multiplexer:
 
     @property
     def sync(self) -> SyncMultiplexer:
-        """The same for code without an event loop: ``mpx.sync.publish(channel, payload)``."""
+        """The same for code without an event loop, as in ``mpx.sync.publish(channel, payload)``."""
         return SyncMultiplexer(self, self._hub)
 
     # Subscriptions

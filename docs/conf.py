@@ -27,7 +27,7 @@ nitpick_ignore_regex = [
     (r"py:exc", r"ChannelFull|MessageTooLarge"),
     (
         r"py:.*",
-        r"(asgiref|asyncio|channels|collections|contextlib|django|opentelemetry|typing)\..*",
+        r"(asgiref|asyncio|channels|collections|contextlib|datetime|django|opentelemetry|typing)\..*",
     ),
 ]
 
