@@ -19,7 +19,7 @@ BUSY = """
         async def send(self, number):
             self.outcomes.append("never answered")
             try:
-                await self.layer.group_send("room", {"number": number})
+                await self.layer.group_send("room", {"type": "a", "number": number})
                 self.outcomes[number] = "taken"
             except LinkLost:
                 self.outcomes[number] = "unknown"
