@@ -180,7 +180,8 @@ async def test_the_next_home_sends_what_waits(diary: Diary) -> None:
     """What happens while there is no home is told later; and each piece of news once."""
     loop = asyncio.get_running_loop()
     hub: Any = SimpleNamespace(life=None, wake=lambda act: hub.life and loop.call_soon(act))
-    herald = Herald(MultiplexedChannelLayer(hosts=["memory://signals"]), hub)
+    layer = MultiplexedChannelLayer(hosts=["memory://signals"])
+    herald = Herald(layer, hub)
     herald.announce("disconnected", reason="its event loop stopped")
     for life in ("one", "two"):
         hub.life = life
