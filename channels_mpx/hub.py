@@ -104,10 +104,11 @@ class Hub:
             hold = Hold()
             self._hold = weakref.ref(hold)
             # Not a callback of that reference: one would be called by an interpreter that ends.
-            weakref.finalize(hold, self._let_go).atexit = False
+            # And nothing of ours may hang on Python's list of finalizers, or it would live for ever.
+            weakref.finalize(hold, _let_go, weakref.ref(self)).atexit = False
         return hold
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Nobody is left who could use the connection. Destructors call: no locks, no waiting."""
         home = self._residence.current
         if home is not None:
@@ -413,3 +414,10 @@ class Hub:
         self.after_fork()
         if life is not None and life.traffic.link is not None:
             life.traffic.link.disown()
+
+
+def _let_go(found: weakref.ref[Hub]) -> None:
+    """See `Hub.let_go`."""
+    hub = found()
+    if hub is not None:
+        hub.let_go()

@@ -68,7 +68,9 @@ async def test_members_of_a_group_that_is_refused_are_told_by_the_log(
         server.command("ACL", "SETUSER", "alice", *rules)
         await eventually(lambda: layer.statistics().connection.state == "connected")
         reader = asyncio.create_task(layer.receive(channel))
-        await eventually(lambda: "Redis refuses group room; its members get no messages" in caplog.text)
+        await eventually(
+            lambda: "Redis refuses group room; its members get no messages" in caplog.text
+        )
         assert layer.statistics().groups == 0
         await layer.send(channel, {"type": "a"})
         assert await reader == {"type": "a"}

@@ -184,7 +184,7 @@ async def test_main_that_just_ends_leaves_nothing_to_complain_of(
 
 async def test_complaints_would_be_seen(redis_server: RedisServer) -> None:
     """The control: a loop that is thrown away with tasks of the program's own does complain."""
-    source = CRUEL.replace("    asyncio.run(main())", "    " + " ".join(THROWN_AWAY))
+    source = CRUEL.replace("    asyncio.run(main())", "    " + THROWN_AWAY)
     async with running(source.replace("END", "return"), redis_server.url) as process:
         assert await line(process) == "ready\n"
         assert process.stderr is not None
@@ -192,9 +192,11 @@ async def test_complaints_would_be_seen(redis_server: RedisServer) -> None:
         assert "destroyed" in text or "ResourceWarning" in text
 
 
-THROWN_AWAY: Any = (
-    "loop = asyncio.new_event_loop(); loop.create_task(asyncio.sleep(3600)); del loop; "
-    "import gc; gc.collect(); asyncio.run(main())",
+THROWN_AWAY: Any = " ".join(
+    (
+        "loop = asyncio.new_event_loop(); loop.create_task(asyncio.sleep(3600)); del loop;",
+        "import gc; gc.collect(); asyncio.run(main())",
+    )
 )
 
 
