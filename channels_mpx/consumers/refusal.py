@@ -1,7 +1,7 @@
 """What clients and operators hear when a consumer cannot have its channel or declared names.
 
 Nothing of the consumer has run by then, and none of it can: so the client is told to come again
-later, or that the fault is the server's, and the log has one line for all clients of an episode.
+later, or that the fault is the server's, and the log has at most one line a minute for all of them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ logger = logging.getLogger("channels_mpx.consumers")
 #: Connections that an event of the client opens: before it nothing can be sent.
 OPENED_BY_CLIENT = frozenset({"http", "websocket"})
 
-#: Seconds in which no client was turned away, after which the next one begins a new episode.
-EPISODE = 60.0
+#: Seconds between two records about clients of one class of consumers.
+PAUSE = 60.0
 
 #: The most names that the log has of one consumer.
 NAMED = 3
@@ -36,7 +36,7 @@ NAMED = 3
 INTERNAL_ERROR = 1011
 
 
-#: When clients of a class of consumers were turned away last, for each level of the log.
+#: When the log was told last of clients of a class of consumers that were turned away, by level.
 _last_times: weakref.WeakKeyDictionary[type, dict[int, float]] = weakref.WeakKeyDictionary()
 
 
@@ -46,7 +46,7 @@ def is_denied(error: exceptions.LinkError) -> bool:
 
 
 def explain(consumer: type, topics: Sequence[Topic], error: exceptions.LinkError) -> None:
-    """Log why a consumer could not begin: once, until none has been turned away for a minute.
+    """Log why a consumer could not begin: at most once a minute for each class and level.
 
     Args:
         consumer: Its class.
@@ -55,7 +55,7 @@ def explain(consumer: type, topics: Sequence[Topic], error: exceptions.LinkError
     """
     name = consumer.__qualname__
     if not topics:
-        if _begins_episode(consumer, logging.WARNING):
+        if _is_news(consumer, logging.WARNING):
             logger.warning(
                 "channels_mpx: %s turns clients away, it cannot have a channel: %s", name, error
             )
@@ -64,21 +64,23 @@ def explain(consumer: type, topics: Sequence[Topic], error: exceptions.LinkError
     if len(topics) > NAMED:
         names += f" and {len(topics) - NAMED} more"
     if is_denied(error):
-        if _begins_episode(consumer, logging.ERROR):
+        if _is_news(consumer, logging.ERROR):
             logger.error(
                 "channels_mpx: %s turns clients away, Redis forbids it %s: %s", name, names, error
             )
-    elif _begins_episode(consumer, logging.WARNING):
+    elif _is_news(consumer, logging.WARNING):
         logger.warning(
             "channels_mpx: %s turns clients away, it cannot subscribe to %s: %s", name, names, error
         )
 
 
-def _begins_episode(consumer: type, level: int) -> bool:
-    """Note that a client is turned away now; tell whether none has been for a while."""
+def _is_news(consumer: type, level: int) -> bool:
+    """Tell whether it is time for a record of a client that is turned away now."""
     times, now = _last_times.setdefault(consumer, {}), time.monotonic()
-    last, times[level] = times.get(level, -math.inf), now
-    return now - last >= EPISODE
+    if now - times.get(level, -math.inf) < PAUSE:
+        return False
+    times[level] = now
+    return True
 
 
 async def turn_away(

@@ -203,7 +203,7 @@ async def test_one_line_for_many_clients(
     assert (
         "Other turns clients away, it cannot subscribe to 'c0', 'c1', 'c2' and 2 more:" in second[1]
     )
-    monkeypatch.setattr(refusal, "EPISODE", 0.0)
+    monkeypatch.setattr(refusal, "PAUSE", 0.0)
     await turned_away(consumer)
     assert len(said(caplog)) == 3
 
