@@ -21,7 +21,7 @@ import msgspec
 
 from . import exceptions
 from .serializers import SCALARS, JSONSerializer, Message, MsgPackSerializer, Serializer
-from .weighing import Allowance
+from .weighing import CONTAINER_WEIGHT, Allowance
 
 __all__ = ["Codec"]
 
@@ -81,7 +81,7 @@ class Codec:
             JSONSerializer: allowance.admits_json,
         }.get(serializer, lambda data: True)
         #: Bytes that cannot hold more than is allowed.
-        self._harmless = allowance.containers
+        self._harmless = allowance.harmless
         self._scalars: frozenset[type] = getattr(self._serializer, "scalars", frozenset())
         self._crypter = _make_crypter(keys) if keys else None
         self.encrypts = self._crypter is not None
@@ -201,10 +201,9 @@ class Codec:
 
     @property
     def _excess(self) -> str:
-        allowed = self._allowance
         return (
-            f"it holds more than {allowed.containers} lists and dicts, or more than "
-            f"{allowed.values} values"
+            f"it holds more than {self._allowance.weight} values, of which each list or dict "
+            f"counts as {CONTAINER_WEIGHT}"
         )
 
     def _inspect(self, message: Message) -> None:

@@ -1,23 +1,24 @@
 """How much there is in a body, before it is decoded.
 
 A byte on the wire may become a list of its own, of 56 bytes and with work for the garbage
-collector. So a body may hold so many lists and dicts, and so many values, and no more. That is
-counted without making any of them. A body with fewer bytes than it may hold lists needs no look.
+collector. So a body may hold so many values, and no more, and a list or dict counts as many. That
+is counted without making any of them. A body too small to hold more needs no look.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Allowance"]
+__all__ = ["CONTAINER_WEIGHT", "Allowance"]
 
-#: The fewest lists and dicts, and values, that are allowed, however small messages must be.
-LEAST_CONTAINERS: Final = 2**14
-LEAST_VALUES: Final = 2**17
+#: The least that is allowed, however small messages must be; and bytes that each value has of the
+#: largest message. So a message of 8 MiB takes 20 receivers half a second of one core at most.
+LEAST_WEIGHT: Final = 2**18
+VALUE_SHARE: Final = 32
 
-#: Bytes that each of them has of the largest message.
-CONTAINER_SHARE: Final = 256
-VALUE_SHARE: Final = 16
+#: What a list or dict counts, beside what is in it: to make it, and to look at it when garbage is
+#: collected, takes as long as that many numbers or words.
+CONTAINER_WEIGHT: Final = 32
 
 #: Bytes of JSON that are taken apart at a time.
 CHUNK: Final = 2**16
@@ -47,48 +48,48 @@ class Allowance:
         size: Bytes of the largest message.
 
     Attributes:
-        containers: How many lists and dicts.
-        values: How many values, with the keys of dicts.
+        weight: How many values, with the keys of dicts; a list or dict is `CONTAINER_WEIGHT` of them.
     """
 
     def __init__(self, size: int) -> None:
-        self.containers = max(LEAST_CONTAINERS, size // CONTAINER_SHARE)
-        self.values = max(LEAST_VALUES, size // VALUE_SHARE)
+        self.weight = max(LEAST_WEIGHT, size // VALUE_SHARE)
 
     def __repr__(self) -> str:
-        return f"<Allowance containers={self.containers} values={self.values}>"
+        return f"<Allowance {self.weight}>"
+
+    @property
+    def harmless(self) -> int:
+        """Bytes that cannot hold more, whatever they are."""
+        return self.weight // CONTAINER_WEIGHT
 
     def admits_msgpack(self, data: bytes) -> bool:
         """Tell whether a msgpack body holds no more; what is no msgpack holds what comes first."""
-        size = len(data)
-        if size <= self.values:
+        size, weight = len(data), self.weight
+        if size <= weight:
             # Text and numbers have such bytes too, so this is the most that there can be.
             most = size - len(data.translate(None, _CONTAINERS))
-            if most <= self.containers:
+            if _weigh(most, size - most) <= weight:
                 return True
-        at, containers = 0, 0
-        for _ in range(self.values):
-            if at >= size:
-                break
+        at = 0
+        while at < size:
             first = data[at]
             step = _STEPS[first]
             if not step:
                 width, extra = _LENGTHS[first]
                 step = 1 + width + extra + int.from_bytes(data[at + 1 : at + 1 + width], "big")
-            elif _IS_CONTAINER[first]:
-                containers += 1
-                if containers > self.containers:
-                    return False
+            weight -= CONTAINER_WEIGHT if _IS_CONTAINER[first] else 1
+            if weight < 0:
+                return False
             at += step
-        return at >= size
+        return True
 
     def admits_json(self, data: bytes) -> bool:
         """Tell whether a JSON body holds no more; what is no JSON holds what comes first."""
         # Strings may have such characters too, so this is the most that there can be. Each value but
         # the first of its container comes after a comma, each of a dict after a colon.
         containers = data.count(b"[") + data.count(b"{")
-        values = containers + data.count(b",") + data.count(b":")
-        if containers <= self.containers and values <= self.values:
+        values = data.count(b",") + data.count(b":")
+        if _weigh(containers, values) <= self.weight:
             return True
         # Strings hold no quote when their escapes are gone.
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -99,6 +100,11 @@ class Allowance:
             is_inside ^= (len(parts) - 1) & 1
             containers += outside.count(b"[") + outside.count(b"{")
             values += outside.count(b",") + outside.count(b":")
-            if containers > self.containers or containers + values > self.values:
+            if _weigh(containers, values) > self.weight:
                 return False
         return True
+
+
+def _weigh(containers: int, values: int) -> int:
+    """Return what so many lists and dicts count, and so many other values."""
+    return CONTAINER_WEIGHT * containers + values

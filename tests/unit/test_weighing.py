@@ -14,74 +14,99 @@ from channels_mpx.body import COPIED_FROM, Body
 from channels_mpx.codec import Codec
 from channels_mpx.serializers import JSONSerializer, MsgPackSerializer
 from channels_mpx.testing import Broker
-from channels_mpx.weighing import CHUNK, LEAST_CONTAINERS, LEAST_VALUES, Allowance
+from channels_mpx.weighing import CHUNK, CONTAINER_WEIGHT, LEAST_WEIGHT, Allowance
 from tests.helpers import eventually
 from tests.layers import QUICK, receive
 from tests.unit.codecs import BOTH, NUMBERS, TEXT, messages
 
 
-def count(value: Any) -> tuple[int, int]:
-    """Return how many lists and dicts, and how many values, there are; keys are values."""
+def weigh(value: Any) -> int:
+    """Return what a value counts, with all that is in it; keys are values."""
     if isinstance(value, dict):
-        parts = [count(item) for item in value.values()]
-        own = 1 + len(value)
-    elif isinstance(value, (list, tuple)):
-        parts, own = [count(item) for item in value], 1
-    else:
-        return 0, 1
-    return 1 + sum(each[0] for each in parts), own + sum(each[1] for each in parts)
+        return CONTAINER_WEIGHT + len(value) + sum(map(weigh, value.values()))
+    if isinstance(value, (list, tuple)):
+        return CONTAINER_WEIGHT + sum(map(weigh, value))
+    return 1
 
 
-def allowance(containers: int, values: int) -> Allowance:
+def count_empty(value: Any) -> int:
+    """Return how many lists and dicts are empty."""
+    if isinstance(value, (dict, list, tuple)):
+        items = value.values() if isinstance(value, dict) else value
+        return sum(map(count_empty, items)) if value else 1
+    return 0
+
+
+def allowance(weight: int) -> Allowance:
     """Return one that is smaller than any of a setting."""
     made = Allowance(0)
-    made.containers, made.values = containers, values
+    made.weight = weight
     return made
 
 
+ENCODERS = msgspec.msgpack.encode, msgspec.json.encode
 TRICKY = st.sampled_from(['"', "\\", '\\"', "[[[", "{{{", ",,,", ":::", '"]', "\x80\x90"]) | TEXT
 
 
-@given(messages(NUMBERS | TRICKY | st.text(min_size=30, max_size=300)), st.integers(0, 3))
+@given(messages(NUMBERS | TRICKY | st.text(min_size=30, max_size=300)), st.integers(1, 3))
 @settings(max_examples=300)
 def test_count_what_is_there(message: Any, less: int) -> None:
-    """What holds just as much as is allowed passes; with fewer lists allowed it does not."""
-    containers, values = count(message)
-    packed, text = msgspec.msgpack.encode(message), msgspec.json.encode(message)
-    exact = allowance(containers, values)
-    assert exact.admits_msgpack(packed)
-    # Of JSON the values are counted by their commas, of which empty lists have none.
-    assert allowance(containers, values + containers).admits_json(text)
-    if less:
-        fewer = allowance(containers - less, 2 * values)
-        assert not fewer.admits_msgpack(packed)
-        assert not fewer.admits_json(text)
-        assert not allowance(containers, values - less).admits_msgpack(packed)
+    """What holds just as much as is allowed passes; with less allowed it does not."""
+    weight, packed, text = weigh(message), *(encode(message) for encode in ENCODERS)
+    assert allowance(weight).admits_msgpack(packed)
+    assert not allowance(weight - less).admits_msgpack(packed)
+    # In JSON all have a comma or colon before them but what is first in its list or dict: of each
+    # that is not empty one value is missed, but each, beside the message, is taken for a value too.
+    weight += count_empty(message) - 1
+    assert allowance(weight).admits_json(text)
+    assert not allowance(weight - less).admits_json(text)
 
 
 @pytest.mark.parametrize("shift", range(4))
 def test_count_json_across_chunks(shift: int) -> None:
     """Strings and escapes that lie across the border are still strings."""
     message = {"a": "x" * (CHUNK - 9 + shift) + '\\"[[[', "b": ["[" * CHUNK, [], {}]}
-    assert allowance(4, 100).admits_json(msgspec.json.encode(message))
-    assert not allowance(3, 100).admits_json(msgspec.json.encode(message))
+    exact = 4 * CONTAINER_WEIGHT + 5
+    assert allowance(exact).admits_json(msgspec.json.encode(message))
+    assert not allowance(exact - 1).admits_json(msgspec.json.encode(message))
+
+
+MOST = LEAST_WEIGHT // CONTAINER_WEIGHT
 
 
 @BOTH
 @pytest.mark.parametrize(
     "value",
-    [[[]] * (LEAST_CONTAINERS + 1), [{}] * (LEAST_CONTAINERS + 1), ["a"] * (LEAST_VALUES + 1)],
-    ids=["lists", "dicts", "values"],
+    [
+        [[]] * MOST,
+        [{}] * MOST,
+        ["a"] * LEAST_WEIGHT,
+        [["a"] * 15] * (LEAST_WEIGHT // (CONTAINER_WEIGHT + 14)),
+        [{"a": "b"}] * (LEAST_WEIGHT // (CONTAINER_WEIGHT + 2)),
+    ],
+    ids=["lists", "dicts", "values", "lists of values", "dicts of values"],
 )
 def test_refuse_more_than_is_allowed(serializer: Any, value: Any) -> None:
     """The sender is told, and a stranger's is refused before it is decoded."""
     small, large = Codec(serializer, max_size=1024), Codec(serializer, max_size=2**26)
-    with pytest.raises(EncodingError, match="holds more than 16384 lists and dicts"):
+    says = f"holds more than {LEAST_WEIGHT} values, of which each list or dict counts as 32"
+    with pytest.raises(EncodingError, match=says):
         small.encode({"a": value})
     body = large.encode({"a": value})
-    with pytest.raises(DecodingError, match="or more than 131072 values"):
+    with pytest.raises(DecodingError, match=says):
         small.decode(body, False)
     assert large.decode(body, False) == {"a": value}
+    fits = {"a": value[: len(value) * 9 // 10]}
+    assert small.decode(small.encode(fits), False) == fits
+
+
+@BOTH
+def test_small_body_is_not_looked_at(serializer: Any) -> None:
+    """It is too small to hold too much, whatever is in it."""
+    codec = Codec(serializer)
+    message = {"a": [[]] * (MOST // 4)}
+    codec._admits = None  # type: ignore[assignment]
+    assert codec.decode(codec.encode(message), False) == message
 
 
 @BOTH
