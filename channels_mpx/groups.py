@@ -116,6 +116,13 @@ class Groups:
     def __len__(self) -> int:
         return len(self._groups)
 
+    def members(self) -> dict[str, dict[str, bool]]:
+        """Return each group's channels, and whether each membership is confirmed. Any thread."""
+        return {
+            name: {mailbox.name: bool(mark) for mailbox, mark in group.members.copy().items()}
+            for name, group in self._groups.copy().items()
+        }
+
     async def add(self, name: str, mailbox: Mailbox) -> Callable[[], None]:
         """Make a mailbox a member; return when Redis has confirmed the group's channel.
 

@@ -141,6 +141,11 @@ class DirectMailbox(Mailbox):
         if isinstance(item, Body) and item.address:
             self.bounce(item.address)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its channel's name is still somebody's, or somebody waits."""
+        return self.watch() is not None or self.is_awaited
+
     def messages(self) -> list[Item]:
         """Return the messages that wait in it, without what was forced."""
         return [item for item in tuple(self.items or ()) if item.arrived != math.inf]
@@ -222,6 +227,15 @@ class Inbox:
             return self.mailboxes[channel]
         except KeyError:
             raise exceptions.UnknownChannel(channel=str(channel)) from None
+
+    def waiting(self) -> dict[str, int]:
+        """Return each channel that somebody holds, and how many messages wait in it. Any thread."""
+        now = time.monotonic()
+        return {
+            name: sum(now - item.arrived <= mailbox.expiry for item in mailbox.messages())
+            for name, mailbox in self.mailboxes.copy().items()
+            if mailbox.is_held
+        }
 
     def sweep(self) -> None:
         """Drop the channels whose names have been collected."""

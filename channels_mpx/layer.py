@@ -371,6 +371,31 @@ class MultiplexedChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """See `aclose`."""
         await self.aclose()
 
+    @property
+    def groups(self) -> dict[str, dict[str, bool]]:
+        """The groups that have members in this process, for tests and debugging.
+
+        A copy, from any thread: the names of a group's member channels, by its name. The value is
+        whether Redis has confirmed the membership. A channel that was not read for
+        ``group_expiry`` seconds is in no group until it is read again.
+        """
+        channels = self._process.inbox.waiting()
+        here = {
+            group: {
+                name: is_confirmed for name, is_confirmed in members.items() if name in channels
+            }
+            for group, members in self._process.groups.members().items()
+        }
+        return {group: members for group, members in here.items() if members}
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """The direct channels of this process, for tests and debugging.
+
+        A copy, from any thread: how many messages wait in a channel, by its name.
+        """
+        return self._process.inbox.waiting()
+
     def statistics(self) -> LayerStatistics:
         """Return what the layer does in this process; cheap enough for once a second."""
         return self._process.statistics()
