@@ -1,10 +1,29 @@
-"""Redis's glob patterns as Python's regular expressions."""
+"""Redis's glob patterns: as Python's regular expressions, and where none is meant."""
 
 from __future__ import annotations
 
 import re
+import weakref
+from collections.abc import Iterable
 
-__all__ = ["translate_glob"]
+__all__ = ["find_glob", "translate_glob"]
+
+#: Classes whose users were told that a channel's name looks like a pattern.
+_told: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def find_glob(who: type, channels: Iterable[bytes]) -> bytes | None:
+    """Return the first name of a channel that looks like a pattern, to be warned of.
+
+    Args:
+        who: The class of what subscribes to them: there is one warning for each.
+        channels: The names, which are going to be taken literally.
+    """
+    found = next((name for name in channels if b"*" in name), None)
+    if found is None or who in _told:
+        return None
+    _told.add(who)
+    return found
 
 
 def translate_glob(pattern: bytes) -> re.Pattern[bytes]:

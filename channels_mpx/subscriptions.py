@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from .arguments import require_callable
 from .callbacks import Callbacks, OnMessage
+from .globs import find_glob
 from .hub import Hub
+from .ledgers import text_of
 from .names import Kind, Topic, encode_name
 from .reading import Bounds
 from .registry import Registry
 from .subscription_base import Subscription
 
 __all__ = ["ChannelSubscription", "PatternSubscription"]
+
+logger = logging.getLogger("channels_mpx.multiplexer")
 
 
 class ChannelSubscription(Subscription):
@@ -40,7 +45,7 @@ class ChannelSubscription(Subscription):
         """Add a channel. ``on_activation`` tells when it is active, or await `activated`.
 
         Args:
-            channel: Its name; one that is there already stays.
+            channel: Its name, which is taken literally; one that is there already stays.
             on_message: Gets the messages of this channel, instead of the subscription's callback
                 or reader. In a subscription without ``on_message`` it is called while somebody
                 reads.
@@ -58,6 +63,12 @@ class ChannelSubscription(Subscription):
         if on_message is not None or name not in self._channels:
             self._channels[name] = on_message
         self._want(Topic(Kind.CHANNEL, name))
+        if find_glob(type(self), (name,)) is not None:
+            logger.warning(
+                "channels_mpx: a subscription has the channel %r, which has *: "
+                "did you mean new_pattern_subscription?",
+                text_of(name),
+            )
 
     def remove(self, channel: str | bytes) -> None:
         """Remove a channel; nothing happens if it is not there.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
 from channels_mpx import exceptions
+from channels_mpx.globs import find_glob
 from channels_mpx.ledgers import text_of
 from channels_mpx.names import Kind, Topic, encode_name
 from channels_mpx.reception import PubSubMessage
@@ -24,9 +24,6 @@ from .refusal import OPENED_BY_CLIENT
 __all__ = ["ChannelSubscriptionMixin", "PatternSubscriptionMixin", "SubscriptionMixin"]
 
 logger = logging.getLogger("channels_mpx.consumers")
-
-#: Classes of consumers that were told that a channel looks like a pattern.
-_warned: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 @yielding()
@@ -146,14 +143,13 @@ class SubscriptionMixin(MultiplexedConsumerMixin):
 
 def _warn_of_globs(consumer: type, topics: Iterable[Topic]) -> None:
     """Log, once for each class, that a channel's name looks like a pattern."""
-    for topic in topics:
-        if topic.kind is Kind.CHANNEL and b"*" in topic.name and consumer not in _warned:
-            _warned.add(consumer)
-            logger.warning(
-                "channels_mpx: %s subscribes to the channel %r, which has *: did you mean psubscribe?",
-                consumer.__qualname__,
-                text_of(topic.name),
-            )
+    name = find_glob(consumer, (topic.name for topic in topics if topic.kind is Kind.CHANNEL))
+    if name is not None:
+        logger.warning(
+            "channels_mpx: %s subscribes to the channel %r, which has *: did you mean psubscribe?",
+            consumer.__qualname__,
+            text_of(name),
+        )
 
 
 @yielding()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from channels_mpx import (
     ReservedName,
     SubscriptionHasCallback,
     SubscriptionIsClosed,
+    globs,
 )
 from tests.layers import QUICK
 from tests.sites import MemorySite
@@ -90,6 +93,31 @@ async def test_own_prefix_is_reserved(mux: Multiplexer) -> None:
         assert await mux.publish("mpxer", b"2") == 1
         message = await everything.get_message(5)
         assert message == PubSubMessage(b"*", b"mpxer", b"2")
+
+
+@pytest.mark.parametrize("name", ["room.*", b"room.*"])
+async def test_glob_that_is_taken_literally(
+    mux: Multiplexer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str | bytes,
+) -> None:
+    """One warning for each process, and none for patterns; the channel is there all the same."""
+    monkeypatch.setattr(globs, "_told", weakref.WeakSet())
+    mux.new_pattern_subscription("price.*")
+    for _ in range(2):
+        subscription = mux.new_channel_subscription()
+        subscription.add("hall")
+        subscription.add(name)
+        subscription.add("other.*")
+        assert subscription.channels == (b"hall", b"room.*", b"other.*")
+        record, *more = [record for record in caplog.records if "which has *" in record.msg]
+        assert more == []
+        assert (record.levelno, record.name) == (logging.WARNING, "channels_mpx.multiplexer")
+        assert record.getMessage() == (
+            "channels_mpx: a subscription has the channel 'room.*', which has *: "
+            "did you mean new_pattern_subscription?"
+        )
 
 
 async def test_use_after_close(mux: Multiplexer) -> None:
