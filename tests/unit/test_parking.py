@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -142,31 +142,55 @@ async def test_parking_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(futures[3].exception(), TimeoutError)
 
 
+class Clock:
+    """What `Retries` needs of an event loop, with a time of its own: `run` passes the next pause."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+        self._next: tuple[asyncio.TimerHandle, Callable[[], None]] | None = None
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        assert self._next is None, "two are under way"
+        self.pauses.append(delay)
+        handle = asyncio.get_running_loop().call_later(3600, callback)
+        self._next = handle, callback
+        return handle
+
+    def run(self) -> None:
+        """Let the pause pass, and call what waits for its end unless that was cancelled."""
+        assert self._next is not None
+        (handle, callback), self._next = self._next, None
+        self.now += self.pauses[-1]
+        if not handle.cancelled():
+            handle.cancel()
+            callback()
+
+
 async def test_retries_grow_rare_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in vain doubles the pause, at most one is under way, and calm makes it short again."""
     monkeypatch.setattr(parking_module, "PAUSES", (0.01, 0.08))
-    loop = asyncio.get_running_loop()
-    times = [loop.time()]
-
-    def again() -> None:
-        times.append(loop.time())
-        if len(times) < 6:
-            retries.ask()
-            retries.ask()
-
-    retries = Retries(loop, again)
+    clock = Clock()
+    calls: list[float] = []
+    retries = Retries(cast(asyncio.AbstractEventLoop, clock), lambda: calls.append(clock.now))
+    for number in range(6):
+        retries.ask()
+        retries.ask()
+        clock.run()
+        assert len(calls) == number + 1
+    assert clock.pauses[0] <= 0.01
+    assert clock.pauses[3] > 0.03
+    clock.now += parking_module.CALM + 0.1
     retries.ask()
-    await eventually(lambda: len(times) == 6)
-    pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
-    assert pauses[0] < 0.02
-    assert pauses[3] > 0.03
-    monkeypatch.setattr(parking_module, "CALM", 0.0)
-    retries.ask()
-    await eventually(lambda: len(times) == 7)
+    assert clock.pauses[6] <= 0.01
+    clock.run()
     retries.ask()
     retries.stop()
-    await asyncio.sleep(0.03)
-    assert len(times) == 7
+    clock.run()
+    assert len(calls) == 7
 
 
 async def test_waiters_for_one_topic_come_and_go_alone() -> None:
