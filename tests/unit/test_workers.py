@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from channels_mpx import CommandRefused, envelope, workers
+from channels_mpx import CommandRefused, envelope, queues
 from channels_mpx.envelope import Form
 from channels_mpx.testing import Broker
 from tests.helpers import eventually
@@ -36,7 +36,7 @@ async def test_reader_waits_while_the_server_is_busy(
     make_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that passes is waited out; the message comes afterwards."""
-    monkeypatch.setattr(workers, "PAUSE", 0.02)
+    monkeypatch.setattr(queues, "PAUSE", 0.02)
     server = make_redis()
     async with open_layer(server, **QUICK) as layer:
         await layer.new_channel()
@@ -95,7 +95,7 @@ async def test_reader_that_leaves_with_an_error_gives_nothing_back() -> None:
     layer = Broker().layer(**QUICK)
     await layer.new_channel()
     await layer._process.workers.open("work")
-    queue, reader = layer._process.workers._queues["work"], workers.Reader()
+    queue, reader = layer._process.workers._queues["work"], queues.Reader()
     queue.ask(reader)
     queue.refused(queue.topic, CommandRefused(address="", command="", text="NOPERM"))
     queue.withdraw(reader)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis
 
-from channels_mpx import CommandRefused, LinkRefused, LinkUnavailable, resp, traffic, workers
+from channels_mpx import CommandRefused, LinkRefused, LinkUnavailable, queues, resp, traffic
 from tests.helpers import eventually
 from tests.integration.faults.test_refusals import refusal, refused
 from tests.layers import (
@@ -126,9 +126,9 @@ async def test_reader_of_a_worker_channel_waits_longer_than_any_deadline(
 
     The control: without the queue's own retry the first deadline would be the reader's.
     """
-    monkeypatch.setattr(workers, "PAUSE", 0.05)
+    monkeypatch.setattr(queues, "PAUSE", 0.05)
     if not is_protected:
-        monkeypatch.setattr(workers, "PASSING", frozenset())
+        monkeypatch.setattr(queues, "PASSING", frozenset())
     server, deadlines = make_redis(config=BUSY), 0
     async with open_layer(server, timeout=0.3) as layer:
         await layer.new_channel()
