@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, settings
 
 from tests.proxy import Proxy
 from tests.servers import HOST, Certificates, RedisServer
+
+# A machine that is busy generates slowly, and that is no finding.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from channels_mpx import DecodingError, EncodingError
@@ -49,7 +49,7 @@ TRICKY = st.sampled_from(['"', "\\", '\\"', "[[[", "{{{", ",,,", ":::", '"]', "\
 
 
 @given(messages(NUMBERS | TRICKY | st.text(min_size=30, max_size=300)), st.integers(1, 3))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 def test_count_what_is_there(message: Any, less: int) -> None:
     """What holds just as much as is allowed passes; with less allowed it does not."""
     weight, packed, text = weigh(message), *(encode(message) for encode in ENCODERS)
