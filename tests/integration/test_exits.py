@@ -97,7 +97,7 @@ async def test_fork_inside_a_running_loop_leaves_the_parent_alone(
 
 
 NO_CLOSE = """
-    import asyncio, sys, threading
+    import asyncio, gc, sys, threading
     from asgiref.sync import async_to_sync
     from channels_mpx import MultiplexedChannelLayer
 
@@ -121,6 +121,7 @@ NO_CLOSE = """
         thread = threading.Thread(target=asyncio.run, args=(talk(),))
         thread.start()
         thread.join()
+    gc.collect()  # tracebacks of what was cancelled hold the names
     layer.sync.group_send("room", {"type": "a"})  # what was collected is let go of with the next call
     assert layer.statistics().channels == 0, layer.statistics()
     assert layer.statistics().groups == 0, layer.statistics()
