@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -13,6 +13,25 @@ from tests.helpers import eventually
 from tests.layers import clients, open_layer, receive, run_script
 from tests.proxy import Proxy
 from tests.servers import RedisServer, free_port
+
+
+async def begin_owner_loop(layer: MultiplexedChannelLayer) -> Callable[[], Awaitable[None]]:
+    """Let a loop in another thread own the connection; return what ends it in order."""
+    begun, leave = threading.Event(), threading.Event()
+
+    async def live() -> None:
+        await layer.new_channel()
+        begun.set()
+        await asyncio.to_thread(leave.wait)
+
+    owner = asyncio.ensure_future(asyncio.to_thread(asyncio.run, live()))
+    await asyncio.to_thread(begun.wait)
+
+    async def end() -> None:
+        leave.set()
+        await owner
+
+    return end
 
 
 async def test_threads_send_without_an_error_while_loops_come_and_go(
@@ -120,21 +139,12 @@ def test_call_keeps_its_own_deadline_through_any_number_of_loops() -> None:
 async def test_reply_that_is_under_way_is_awaited_when_the_loop_ends(proxy: Proxy) -> None:
     """What was sent when the owner loop ends is not called lost: its reply is there in a moment."""
     async with open_layer(f"redis://127.0.0.1:{proxy.port}") as layer:
-        begun, leave = threading.Event(), threading.Event()
-
-        async def first() -> None:
-            await layer.new_channel()
-            begun.set()
-            await asyncio.to_thread(leave.wait)
-
-        owner = asyncio.ensure_future(asyncio.to_thread(asyncio.run, first()))
-        await asyncio.to_thread(begun.wait)
+        end = await begin_owner_loop(layer)
         proxy.delay(0.05)
         before = layer.statistics().connection.commands
         sending = asyncio.ensure_future(asyncio.to_thread(layer.sync.group_send, "room", {"a": 1}))
         await eventually(lambda: layer.statistics().connection.commands > before)
-        leave.set()
-        await asyncio.gather(owner, sending)
+        await asyncio.gather(end(), sending)
 
 
 ENDS = """
@@ -234,22 +244,13 @@ async def test_end_of_the_owner_loop_is_a_gap_for_a_consumer_that_is_at_work(
 ) -> None:
     """A consumer on another loop loses nothing outside of a gap of which it is told."""
     async with open_layer(redis_server, **NOTICES) as layer, open_layer(redis_server) as sender:
-        begun, leave = threading.Event(), threading.Event()
-
-        async def first() -> None:
-            await layer.new_channel()
-            begun.set()
-            await asyncio.to_thread(leave.wait)
-
-        owner = asyncio.ensure_future(asyncio.to_thread(asyncio.run, first()))
-        await asyncio.to_thread(begun.wait)
+        end = await begin_owner_loop(layer)
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         await sender.group_send("room", {"type": "work"})
         assert (await receive(layer, channel))["type"] == "work"
         epoch = layer.statistics().connection.epoch
-        leave.set()
-        await owner
+        await end()
         await eventually(lambda: layer.statistics().connection.epoch > epoch)
         await eventually(lambda: layer.statistics().connection.active == 2)
         await sender.group_send("room", {"type": "after"})
@@ -260,20 +261,11 @@ async def test_end_of_the_owner_loop_is_a_gap_for_a_consumer_that_is_at_work(
 async def test_worker_that_is_at_work_keeps_the_connection(redis_server: RedisServer) -> None:
     """Its queue is listened to while it handles a job, though the owner loop ends."""
     async with open_layer(redis_server) as layer, open_layer(redis_server) as sender:
-        begun, leave = threading.Event(), threading.Event()
-
-        async def first() -> None:
-            await layer.new_channel()
-            begun.set()
-            await asyncio.to_thread(leave.wait)
-
-        owner = asyncio.ensure_future(asyncio.to_thread(asyncio.run, first()))
-        await asyncio.to_thread(begun.wait)
+        end = await begin_owner_loop(layer)
         await sender.send("work", {"type": "job"})
         assert (await receive(layer, "work"))["type"] == "job"
         epoch = layer.statistics().connection.epoch
-        leave.set()
-        await owner
+        await end()
         await eventually(lambda: layer.statistics().connection.epoch > epoch)
         await eventually(lambda: layer.statistics().connection.active >= 1)
 
