@@ -217,3 +217,15 @@ def reset(writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):  # closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+def without_messages(data: bytes) -> bytes:
+    """Take the messages out of what a server says, all of them being there as a whole."""
+    head = b">3\r\n$7\r\nmessage\r\n"
+    while (start := data.find(head)) >= 0:
+        end = start + len(head)
+        for _ in range(2):  # the channel and the payload
+            line = data.index(b"\r\n", end)
+            end = line + 2 + int(data[end + 1 : line]) + 2
+        data = data[:start] + data[end:]
+    return data

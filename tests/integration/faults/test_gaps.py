@@ -14,7 +14,7 @@ from channels_mpx import Gap, LinkError, LinkLost, Multiplexer, pulse
 from channels_mpx.pulse import Pulse
 from tests.helpers import eventually
 from tests.layers import QUICK, calls, clients
-from tests.proxy import Direction, Proxy
+from tests.proxy import Direction, Proxy, without_messages
 from tests.servers import RedisServer
 
 MakeRedis = Callable[..., RedisServer]
@@ -288,18 +288,6 @@ class Deafening(Proxy):
         if writer in self.deaf:
             data = without_messages(data)
         await super()._forward(data, writer, direction)
-
-
-def without_messages(data: bytes) -> bytes:
-    """Take the messages out of what a server says, all of them being there as a whole."""
-    head = b">3\r\n$7\r\nmessage\r\n"
-    while (start := data.find(head)) >= 0:
-        end = start + len(head)
-        for _ in range(2):  # the channel and the payload
-            line = data.index(b"\r\n", end)
-            end = line + 2 + int(data[end + 1 : line]) + 2
-        data = data[:start] + data[end:]
-    return data
 
 
 async def test_gap_of_a_deaf_connection_holds_all_that_was_lost(redis_server: RedisServer) -> None:

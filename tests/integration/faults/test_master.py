@@ -16,7 +16,7 @@ from channels_mpx import LinkError, MultiplexedChannelLayer
 from channels_mpx.pulse import Pulse
 from tests.helpers import eventually
 from tests.layers import QUICK, calls, clients, is_active, open_layer, receive, receive_all
-from tests.proxy import Direction, Proxy
+from tests.proxy import Direction, Proxy, without_messages
 from tests.sentinels import Sentinels
 from tests.servers import HOST, RedisServer
 
@@ -101,18 +101,6 @@ class Deafening(Proxy):
         if direction == "down" and self.is_deafening:
             data = without_messages(data)
         await super()._forward(data, writer, direction)
-
-
-def without_messages(data: bytes) -> bytes:
-    """Take the messages out of what a server says, all of them being there as a whole."""
-    head = b">3\r\n$7\r\nmessage\r\n"
-    while (start := data.find(head)) >= 0:
-        end = start + len(head)
-        for _ in range(2):  # the channel and the payload
-            line = data.index(b"\r\n", end)
-            end = line + 2 + int(data[end + 1 : line]) + 2
-        data = data[:start] + data[end:]
-    return data
 
 
 @pytest.mark.parametrize("interval", [0.2, 3600])
