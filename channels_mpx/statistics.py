@@ -207,7 +207,9 @@ class LayerStatistics:
             (failures are replies too). Those whose verb raised afterwards are among them.
         delivered: Messages that consumers have taken.
         dropped: Messages that no consumer took, by reason: ``full``, ``expired``, ``ended`` (the
-            channel ended while they waited), ``malformed``, ``unknown`` (the channel is gone), ``late`` (a reply for which nobody waits any more).
+            channel ended while they waited), ``malformed``, ``unknown`` (the channel is gone, or a
+            job could not be given back to its queue), ``late`` (a reply for which nobody waits any
+            more).
         lag: Seconds from sending to arrival here; None if nothing came in the last minute.
         subscriptions: The subscriptions of ``layer.multiplexer``; none of the numbers above has
             anything of them.
