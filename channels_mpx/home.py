@@ -78,6 +78,8 @@ class Home:
         self.loop = loop
         self.thread = thread
         self.courier = Courier(loop)
+        #: The thread that the loop runs in; a home is made there.
+        self.ident = threading.get_ident()
         #: The life there; None for a loop of ours, which ends with its thread.
         self.task: asyncio.Task[None] | None = None
         #: Whether an event loop that would take over has waited for a lull, in vain.
@@ -97,6 +99,12 @@ class Home:
     def is_running(self) -> bool:
         """Whether the loop runs: one of ours always does."""
         return self.thread is not None or self.loop.is_running()
+
+    @property
+    def may_run_again(self) -> bool:
+        """Whether the loop stands still and may go on by itself: not in the thread that asks."""
+        is_still = not self.is_running and not self.loop.is_closed()
+        return is_still and self.ident != threading.get_ident()
 
     async def call(
         self,

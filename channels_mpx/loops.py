@@ -46,7 +46,8 @@ PATIENCE = 5.0
 #: Seconds for which an event loop that is about to receive waits for a lull on a background loop.
 LULL = 0.05
 
-#: Seconds of that for which an event loop that takes over may be blocked.
+#: Seconds of that for which an event loop that takes over may be blocked, and for which a loop may
+#: stand still before it is taken to be gone.
 TAKEOVER = 0.25
 
 #: Seconds for which callers wait for a home that is ending, before they take its loop to be gone. It
@@ -140,6 +141,8 @@ class Residence:
                 if current.is_ending:
                     self.await_end(current)
                     continue
+                if current.may_run_again:
+                    self._await_stir(current)
                 if here is None and not self._is_moving and current.is_running:
                     return current
             start = self._start
@@ -167,6 +170,12 @@ class Residence:
                     self._stop(current, TAKEOVER)
                     return self._settle_on(here)
             return current or self._settle_in_background()
+
+    def _await_stir(self, home: Home) -> None:
+        """Give a loop that stands still a moment: `asyncio.run` does before it ends the tasks."""
+        until = time.monotonic() + TAKEOVER
+        while self.current is home and home.may_run_again and time.monotonic() < until:
+            time.sleep(LOOK)
 
     def await_end(self, home: Home) -> None:
         """Block until a home that is ending has ended, or must be taken to be gone."""

@@ -487,3 +487,36 @@ async def test_cancelled_call_whose_home_has_ended_is_undone_elsewhere() -> None
     await asyncio.gather(calling, owner, return_exceptions=True)
     await eventually(lambda: undone == [1])
     await hub.aclose()
+
+
+def test_loop_that_stands_still_before_its_tasks_are_ended_is_waited_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`asyncio.run` stops the loop when its coroutine has ended, and runs it again to end the rest."""
+    hub, loop = make_hub(), asyncio.new_event_loop()
+    standing, seen, stir = threading.Event(), threading.Event(), loops.Residence._await_stir
+    monkeypatch.setattr(loops, "TAKEOVER", 20)
+
+    def await_stir(self: loops.Residence, home: Home) -> None:
+        seen.set()
+        stir(self, home)
+
+    def own() -> None:
+        loop.run_until_complete(_begin(hub))
+        standing.set()
+        seen.wait(20)
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
+
+    monkeypatch.setattr(loops.Residence, "_await_stir", await_stir)
+    owner = threading.Thread(target=own)
+    owner.start()
+    assert standing.wait(20)
+    assert hub.call_sync(hub.command, b"PING") == b"PONG"
+    owner.join()
+    assert seen.is_set()
+    assert "stopped" not in caplog.text
+    hub.close()
