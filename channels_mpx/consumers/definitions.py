@@ -16,6 +16,7 @@ __all__ = [
     "Name",
     "is_computed",
     "require_consumer",
+    "require_declared",
     "require_handler",
     "require_kind",
     "require_names",
@@ -74,6 +75,19 @@ def require_handler(consumer: type, handler: str, attribute: str) -> None:
             problem=f"{consumer.__name__} subscribes to {attribute} and has no {handler}: what comes "
             "through them would vanish. Define it, in the class itself or in one before the mixin"
         )
+
+
+def require_declared(consumer: type, attribute: str, handler: str) -> None:
+    """Refuse a class attribute that holds no names, or names for which there is no handler.
+
+    Raises:
+        ConfigurationError: So it is.
+    """
+    names = own_static(consumer, attribute)
+    if not is_computed(names):
+        names = require_names(consumer, attribute, names)
+    if names and issubclass(consumer, AsyncConsumer):
+        require_handler(consumer, handler, attribute)
 
 
 def require_names(consumer: type, attribute: str, names: object) -> list[bytes]:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
 from channels_mpx import exceptions
@@ -15,7 +14,14 @@ from channels_mpx.ledgers import text_of
 from channels_mpx.names import Kind, Topic, encode_name
 from channels_mpx.reception import PubSubMessage
 
-from .definitions import Name, is_computed, require_handler, require_kind, require_names
+from .definitions import (
+    Name,
+    is_computed,
+    require_declared,
+    require_handler,
+    require_kind,
+    require_names,
+)
 from .mixin import MultiplexedConsumerMixin
 from .offers import own, own_static, yielding
 from .payloads import decoder
@@ -170,11 +176,7 @@ class ChannelSubscriptionMixin(SubscriptionMixin):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         require_kind(cls, "on_channel_message")
-        names = own_static(cls, "channels")
-        if not is_computed(names):
-            names = require_names(cls, "channels", names)
-        if names and issubclass(cls, AsyncConsumer):
-            require_handler(cls, "on_channel_message", "channels")
+        require_declared(cls, "channels", "on_channel_message")
 
     @property
     def subscribed_channels(self) -> tuple[bytes, ...]:
@@ -244,11 +246,7 @@ class PatternSubscriptionMixin(SubscriptionMixin):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         require_kind(cls, "on_pattern_message")
-        names = own_static(cls, "patterns")
-        if not is_computed(names):
-            names = require_names(cls, "patterns", names)
-        if names and issubclass(cls, AsyncConsumer):
-            require_handler(cls, "on_pattern_message", "patterns")
+        require_declared(cls, "patterns", "on_pattern_message")
 
     @property
     def subscribed_patterns(self) -> tuple[bytes, ...]:
