@@ -251,7 +251,10 @@ def _give_up(begun: list[asyncio.Future[T]], undo: Callable[[T], object] | None)
     """The caller was cancelled: cancel what has not ended yet, undo what was done."""
     for future in begun:
         if not future.done():
-            future.cancel()
+            if (
+                future.get_loop() is asyncio._get_running_loop()
+            ):  # else home stood still and was left
+                future.cancel()
             continue
         is_done = not future.cancelled() and future.exception() is None
         if is_done and undo is not None:
