@@ -119,12 +119,14 @@ def test_call_keeps_its_own_deadline_through_any_number_of_loops() -> None:
 
     async def live() -> None:
         waiting = asyncio.ensure_future(layer.new_channel())
-        await asyncio.sleep(0.01)
+        # The call waits in this loop, or has come to its end.
+        await eventually(
+            lambda: layer.statistics().connection.parked or not sender.is_alive() or not loops
+        )
         waiting.cancel()
 
+    sender, loops = threading.Thread(target=send), 0
     asyncio.run(live())
-    sender = threading.Thread(target=send)
-    loops = 0
     sender.start()
     while sender.is_alive():
         asyncio.run(live())

@@ -46,22 +46,31 @@ async def test_signal_handler_sends_in_the_middle_of_a_send(redis_server: RedisS
 
 
 START = """
-    import signal, sys, threading
+    import signal, sys, threading, time
     from channels_mpx import MultiplexedChannelLayer
 
-    url = sys.argv[1]
+    url, handled = sys.argv[1], 0
 
     def handler(number, frame):
+        global handled
         layer.sync.group_send("room", {"type": "from the handler"})
+        handled += 1
+
+    def homes():
+        return [each.name for each in threading.enumerate() if each.name.endswith(".home")]
 
     signal.signal(signal.SIGPROF, handler)
     for attempt in range(100):
         layer = MultiplexedChannelLayer(hosts=[url], timeout=5)
         signal.setitimer(signal.ITIMER_PROF, 0.0001 * (attempt % 20 + 1))
         layer.sync.group_send("room", {"type": "a"})
+        assert len(homes()) == len(set(homes())), "a layer has one background loop"
         layer.sync.close()
     signal.setitimer(signal.ITIMER_PROF, 0)
     layer.sync.close()
+    while homes():  # a handler may have opened a layer again that was then dropped
+        time.sleep(0.001)
+    assert handled > 10, handled
 """
 
 

@@ -140,7 +140,9 @@ def test_job_given_to_a_loop_that_was_closed_goes_back(redis_server: RedisServer
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
-def test_reader_on_a_loop_that_stood_still_goes_on(redis_server: RedisServer) -> None:
+def test_reader_on_a_loop_that_stood_still_goes_on(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control: it is not dead, and nobody takes its job."""
     layer = MultiplexedChannelLayer(hosts=[redis_server.url], expiry=0.4, timeout=20)
     with home_elsewhere(layer):
@@ -149,7 +151,10 @@ def test_reader_on_a_loop_that_stood_still_goes_on(redis_server: RedisServer) ->
         loop.run_until_complete(eventually(lambda: wanted(layer) == 1))
         layer.sync.send("jobs", {"type": "a"})
         asyncio.run(eventually(lambda: "waiting=1" in repr(layer._process.workers)))
-        asyncio.run(asyncio.sleep(0.5))  # some ticks
+        ticks, workers = list[None](), layer._process.workers
+        tick = workers.tick
+        monkeypatch.setattr(workers, "tick", lambda: ticks.append(tick()))
+        asyncio.run(eventually(lambda: len(ticks) > 2))
         assert loop.run_until_complete(task) == {"type": "a"}
         loop.close()
 

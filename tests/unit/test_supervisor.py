@@ -62,8 +62,10 @@ async def test_dial_that_swallows_a_cancellation_is_ended_all_the_same(
 ) -> None:
     """`asyncio.wait_for` does so before Python 3.12; what was dialled in spite of it is closed."""
     name, dialled, swallowed = f"supervisor{next(_brokers)}", MemoryDialer.dial, list[str]()
+    dialling = asyncio.Event()
 
     async def dial(self: MemoryDialer, receiver: Receiver) -> Link:
+        dialling.set()
         for _ in range(2):
             try:
                 await asyncio.Event().wait()
@@ -76,7 +78,7 @@ async def test_dial_that_swallows_a_cancellation_is_ended_all_the_same(
     async def live() -> None:
         mux = Multiplexer(f"memory://{name}", **QUICK)
         mux.new_channel_subscription(print).add("one")
-        await asyncio.sleep(0.01)
+        await dialling.wait()
 
     await asyncio.wait_for(asyncio.to_thread(asyncio.run, live()), 10)
     assert len(swallowed) == 2
